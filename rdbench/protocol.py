@@ -1,0 +1,117 @@
+"""What a contributor implements: a :class:`Method`, and what it is handed.
+
+A method file in `methods/` holds one dataclass whose fields are the method's options (name, type, default, and a
+string below the field that says in one line what it does) and which has the four functions of :class:`Method`.
+Nothing a method is handed tells of labels, masks, defect types, file names or test images before prediction.
+
+Notation: B images of H x W pixels; K members or samples; the teacher's pyramid has strides 4, 8 and 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from rdbench.rd.student import Student
+    from rdbench.rd.teacher import Teacher
+
+    Pyramid = tuple[Tensor, ...]
+
+
+class Batch:
+    """Images and their teacher features, nothing else.
+
+    Attributes:
+        images: (B, 3, H, W) float32 on the device, ImageNet-normalised.
+    """
+
+    def __init__(self, images: Tensor, compute_features: Callable[[], Pyramid]) -> None:
+        self.images = images
+        self._compute_features = compute_features
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def features(self) -> Pyramid:
+        """The teacher's pyramid, three tensors (B, C_i, H / s, W / s) with s = 4, 8, 16.
+
+        Computed on first use, then shared by every method of the group: do not change it in place.
+        """
+        return self._compute_features()
+
+
+class NormalImages(Protocol):
+    """Normal images as a method may see them, with teacher features that were computed once and kept."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """The images at `indices`, in that order."""
+        ...
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All images in order, at most `size` at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method says of B images. All finite, float32, on the batch's device."""
+
+    anomaly_map: Tensor
+    """(B, H, W), >= 0, higher = more anomalous."""
+    anomaly_score: Tensor
+    """(B,), higher = more anomalous."""
+    uncertainty: Tensor
+    """(B,), >= 0, higher = less to be trusted."""
+    uncertainty_map: Tensor | None = None
+    """(B, H, W), >= 0."""
+    member_scores: Tensor | None = None
+    """(K, B), the anomaly score of each member or sample, for readouts afterwards."""
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What `fit` and `load` may use beside the training images."""
+
+    teacher: Teacher
+    """The frozen teacher: normalised images (B, 3, H, W) -> pyramid."""
+    calibration: NormalImages
+    """Held-out normal images; never training data, never test images."""
+    device: torch.device
+    seed: int
+    new_student: Callable[[int], Student]
+    """`new_student(seed)`: an untrained bottleneck and decoder for this teacher."""
+    train: Callable[[nn.Module, NormalImages, int], nn.Module]
+    """`train(student, images, seed)`: the RD training routine; trains in place and returns the student in eval mode."""
+    deterministic: Callable[[], Student]
+    """The trained student of the `deterministic` method with the same data, seed and teacher; shared, do not change it."""
+
+
+class Method(Protocol):
+    """An uncertainty method on Reverse Distillation."""
+
+    def fit(self, train: NormalImages, context: FitContext) -> None:
+        """Learn from normal training images alone."""
+        ...
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Score images; each image's prediction must not depend on the others in the batch."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write all that :meth:`load` needs into an existing, empty directory."""
+        ...
+
+    def load(self, directory: Path, context: FitContext) -> None:
+        """Become the fitted method that was saved. Predictions always come from a method loaded this way."""
+        ...
