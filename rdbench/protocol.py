@@ -92,9 +92,9 @@ class FitContext:
     new_student: Callable[[int], Student]
     """`new_student(seed)`: an untrained bottleneck and decoder for this teacher."""
     train: Callable[[nn.Module, NormalImages, int], nn.Module]
-    """`train(student, images, seed)`: the RD training routine; trains in place and returns the student in eval mode."""
+    """`train(student, images, seed)`: the RD training routine; trains in place, returns it in eval mode."""
     deterministic: Callable[[], Student]
-    """The trained student of the `deterministic` method with the same data, seed and teacher; shared, do not change it."""
+    """The trained student of the `deterministic` cell of the same group; shared: do not change it."""
 
 
 class Method(Protocol):
