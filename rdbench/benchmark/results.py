@@ -1,0 +1,202 @@
+"""What a cell leaves behind: a typed result (JSON) and its per-image predictions (NumPy archive).
+
+Predictions are kept before any metric, so that metrics can be computed again for ever without torch or the model.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL_VERSION = 1
+"""Raised whenever the same cell would give other numbers; results of different versions are never ranked together."""
+
+CLEAN = "clean"
+"""The condition of the test set as it is; the others are "kind:severity" and the real lightings."""
+
+OptionValue = bool | int | float | str
+
+
+class Record(BaseModel):
+    """Base of the stored records: immutable, and refusing fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(Record):
+    """One number with its 95 % interval where there is one; `value` is None when undefined, and `note` says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+class CellSpec(Record):
+    """All that decides a cell's numbers; two cells with equal specs have equal results on one machine."""
+
+    protocol: int
+    dataset: str
+    category: str
+    method: str
+    options: dict[str, OptionValue]
+    method_sha256: str
+    seed: int
+    backbone: str
+    weights: str
+    weights_sha256: str
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    epochs: int
+    batch_size: int
+    precision: Literal["fp32", "bf16"]
+    conditions: tuple[str, ...]
+    """CLEAN first, then the shifts asked for, "kind:severity"."""
+    fingerprint: str
+    """Of the category's images, see `rdbench.datasets`."""
+
+    def digest(self, *fields: str) -> str:
+        """Ten hexadecimal digits that stand for the named fields, all of them if none is named."""
+        content = self.model_dump(mode="json", include=set(fields) or None)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def group_id(self) -> str:
+        """Cells with one group id share images, teacher features and the deterministic student."""
+        shared = (
+            "protocol", "dataset", "category", "seed", "backbone", "weights_sha256", "image_size", "epochs",
+            "batch_size", "precision", "conditions", "fingerprint",
+        )  # fmt: skip
+        return f"{slug(self.category)}-s{self.seed}-{self.digest(*shared)}"
+
+    @property
+    def path(self) -> Path:
+        """The cell's directory below the store."""
+        leaf = f"{slug(self.method)}-s{self.seed}-{self.digest()}"
+        return Path(slug(self.dataset)) / slug(self.category) / leaf
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.dataset}/{self.category}, seed {self.seed}"
+
+
+class Split(Record):
+    """How many images each split holds and where the calibration images come from."""
+
+    train: int
+    calibration: int
+    test: int
+    test_anomalous: int
+    calibration_source: str
+    custom: str
+    """Empty for official data; otherwise why the result is never ranked with official ones."""
+
+
+class Threshold(Record):
+    """The decision threshold: anomalous if score > value."""
+
+    alpha: float
+    value: float
+    level: float
+    """The false-alarm level that this many calibration images can attain."""
+    attained: bool
+    """False if `level` is larger than `alpha`."""
+
+
+class Provenance(Record):
+    """Where, when and with what a result was made."""
+
+    created: str
+    rdbench: str
+    packages: dict[str, str]
+    git_commit: str
+    git_dirty: bool | None
+    device: str
+    platform: str
+    threads: int
+
+
+class CellResult(Record):
+    """One cell, measured."""
+
+    spec: CellSpec
+    provenance: Provenance
+    split: Split
+    threshold: Threshold
+    cost: dict[str, Figure]
+    pixel: dict[str, dict[str, Figure]]
+    """Pixel figures by condition: computed while the maps streamed by, kept because the maps are not."""
+    image: dict[str, dict[str, Figure]]
+    """Image figures by condition, computed from the stored predictions."""
+    predictions_sha256: str
+    interval: str = Field(description="How the intervals were made, in words.")
+
+    def figures(self) -> dict[str, dict[str, Figure]]:
+        """All figures, by condition and metric name; the cost stands under the clean condition."""
+        by_condition = {name: self.image[name] | self.pixel.get(name, {}) for name in self.image}
+        by_condition[CLEAN] = by_condition[CLEAN] | self.cost
+        return by_condition
+
+
+class CellFailure(Record):
+    """Why a cell has no result."""
+
+    spec: CellSpec
+    stage: str
+    reason: str
+    traceback: str
+    bad_input: bool
+    """True if the user's input was at fault rather than the method."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a method said: C conditions, n test images, m calibration images, K members (0 if it has none)."""
+
+    conditions: tuple[str, ...]
+    images: tuple[str, ...]
+    parts: NDArray[np.str_]
+    labels: NDArray[np.int8]
+    defects: NDArray[np.str_]
+    lightings: NDArray[np.str_]
+    scores: NDArray[np.float32]
+    """(C, n)"""
+    uncertainties: NDArray[np.float32]
+    """(C, n)"""
+    member_scores: NDArray[np.float32]
+    """(C, K, n)"""
+    calibration_scores: NDArray[np.float32]
+    """(m,)"""
+    calibration_uncertainties: NDArray[np.float32]
+    """(m,)"""
+
+    def save(self, path: Path) -> None:
+        """Write as a compressed NumPy archive without pickled objects."""
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(self).items()}
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what :meth:`save` wrote. Raises ValueError for anything else."""
+        with np.load(path, allow_pickle=False) as archive:
+            missing = set(cls.__dataclass_fields__) - set(archive.files)
+            if missing:
+                raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+            arrays = {name: archive[name] for name in cls.__dataclass_fields__}
+        names = {name: tuple(arrays.pop(name).tolist()) for name in ("conditions", "images")}
+        return cls(**names, **arrays)
+
+
+def slug(name: str) -> str:
+    """A name that came from a file or a user, made safe as one path component; distinct names stay distinct."""
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
+    return safe if safe == name else f"{safe or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
