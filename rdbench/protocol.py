@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """Images and their teacher features, nothing else.
+    """Images and their teacher features, nothing else."""
 
-    Attributes:
-        images: (B, 3, H, W) float32 on the device, ImageNet-normalised.
-    """
-
-    def __init__(self, images: Tensor, compute_features: Callable[[], Pyramid]) -> None:
-        self.images = images
+    def __init__(self, images: Tensor | Callable[[], Tensor], compute_features: Callable[[], Pyramid]) -> None:
+        self._images = images
         self._compute_features = compute_features
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(B, 3, H, W) float32 on the device, ImageNet-normalised. Shared: do not change it in place."""
+        return self._images() if callable(self._images) else self._images
 
     @cached_property
     def features(self) -> Pyramid:

@@ -191,9 +191,10 @@ class Predictions:
             missing = set(cls.__dataclass_fields__) - set(archive.files)
             if missing:
                 raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-            arrays = {name: archive[name] for name in cls.__dataclass_fields__}
-        names = {name: tuple(arrays.pop(name).tolist()) for name in ("conditions", "images")}
-        return cls(**names, **arrays)
+            values: dict[str, Any] = {name: archive[name] for name in cls.__dataclass_fields__}
+        for name in ("conditions", "images"):
+            values[name] = tuple(values[name].tolist())
+        return cls(**values)
 
 
 def slug(name: str) -> str:

@@ -1,0 +1,66 @@
+"""What a method costs: passes of teacher, bottleneck and decoder, seconds, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROLES = ("teacher", "bottleneck", "decoder")
+
+
+@contextmanager
+def count_passes() -> Iterator[Counter[str]]:
+    """Count images through every module that carries a `role`, whoever calls it.
+
+    Yields a counter by role, in images: one pass is one image through one network.
+    """
+    passes: Counter[str] = Counter()
+
+    def count(module: nn.Module, _: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+        role = getattr(module, "role", None)
+        if role in ROLES:
+            first = output if isinstance(output, Tensor) else output[0]
+            passes[role] += len(first)
+
+    hook = nn.modules.module.register_module_forward_hook(count)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+class Stopwatch:
+    """Seconds of device work between entering and leaving."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._synchronise()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._synchronise()
+        self.seconds = time.perf_counter() - self._start
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far in MiB: the allocator's on a GPU, the process's resident set elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

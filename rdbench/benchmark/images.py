@@ -1,0 +1,104 @@
+"""Decoded images on their way to the model, and the teacher's features of those that are seen again and again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdbench.protocol import Batch
+from rdbench.rd.precision import autocast
+from rdbench.rd.teacher import Teacher
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+FEATURE_BYTES_IN_MEMORY = 6 * 2**30
+"""Features larger than this are kept in a file that is mapped into memory."""
+
+
+def to_unit(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1], channels last, on the device."""
+    return torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> ImageNet-normalised."""
+    mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
+    return (images - mean) / std
+
+
+class FeatureBank:
+    """Normal images with the teacher's features computed once and kept: the `NormalImages` of the protocol.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        directory: where features go that are too large for memory.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        teacher: Teacher,
+        device: torch.device,
+        precision: str,
+        batch_size: int,
+        directory: Path,
+    ) -> None:
+        self._images = images
+        self._device = device
+        self._features: list[Tensor] = []
+        for start in range(0, len(images), batch_size):
+            pixels = normalise(to_unit(images[start : start + batch_size], device))
+            with torch.inference_mode(), autocast(device, precision):
+                pyramid = teacher(pixels)
+            if not self._features:
+                self._features = self._allocate(pyramid, len(images), directory)
+            for kept, scale in zip(self._features, pyramid, strict=True):
+                kept[start : start + len(pixels)] = scale.permute(0, 2, 3, 1)
+
+    def _allocate(self, pyramid: Sequence[Tensor], count: int, directory: Path) -> list[Tensor]:
+        """One (N, h, w, C) tensor per scale: channels last, so that any choice of images is channels last too."""
+        shapes = [(count, *scale.shape[2:], scale.shape[1]) for scale in pyramid]
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        total = sum(size * scale.element_size() for size, scale in zip(sizes, pyramid, strict=True))
+        if self._device.type == "cuda" and total < torch.cuda.mem_get_info(self._device)[0] // 2:
+            return [
+                torch.empty(shape, dtype=scale.dtype, device=self._device)
+                for shape, scale in zip(shapes, pyramid, strict=True)
+            ]
+        if total <= FEATURE_BYTES_IN_MEMORY:
+            return [torch.empty(shape, dtype=scale.dtype) for shape, scale in zip(shapes, pyramid, strict=True)]
+        kept = []
+        for shape, size, scale in zip(shapes, sizes, pyramid, strict=True):
+            with tempfile.NamedTemporaryFile(dir=directory, suffix=".features") as file:  # unlinked once mapped
+                kept.append(torch.from_file(file.name, shared=True, size=size, dtype=scale.dtype).view(shape))
+        return kept
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """The images at `indices`, in that order, with their kept features."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        return Batch(lambda: self._pixels(chosen), lambda: self._kept(chosen))
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All images in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(range(start, min(start + size, len(self))))
+
+    def _pixels(self, indices: Tensor) -> Tensor:
+        return normalise(to_unit(self._images[indices.numpy()], self._device))
+
+    def _kept(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            kept.index_select(0, indices.to(kept.device)).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+            for kept in self._features
+        )

@@ -1,0 +1,138 @@
+"""What is to be run: dataset x category x method x options x seed -> cells, in groups that share their work.
+
+Imports no torch: everything a user can get wrong in words is found here, before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdbench.datasets import list_categories
+from rdbench.errors import InputError, unknown
+from rdbench.rd.backbones import get_backbone
+from rdbench.registry import MethodFile, find_methods, get_method, parse_options
+from rdbench.shifts import Condition, parse_shift
+
+RELEASED_EPOCHS = 200
+TOY_EPOCHS = 20
+MAX_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What `rdbench run` was asked for, checked. `methods` and `options` are keyed by method name."""
+
+    dataset: str
+    root: Path | None
+    categories: tuple[str, ...]
+    methods: dict[str, MethodFile]
+    options: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    shifts: tuple[Condition, ...]
+    backbone: str
+    weights: Path | str | None
+    image_size: tuple[int, int]
+    epochs: int
+    batch_size: int
+    device: str
+    precision: str
+    alpha: float
+    out: Path
+    keep_models: bool
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """(category, seed) of every group: all methods of a group share images, features and student."""
+        return [(category, seed) for seed in self.seeds for category in self.categories]
+
+
+def make_settings(
+    *,
+    methods: Sequence[str],
+    dataset: str,
+    root: Path | None,
+    categories: Sequence[str],
+    options: Sequence[str],
+    seeds: Sequence[int],
+    shifts: Sequence[str],
+    backbone: str | None,
+    weights: str | None,
+    image_size: str,
+    epochs: int | None,
+    batch_size: int,
+    device: str,
+    precision: str,
+    alpha: float,
+    out: Path,
+    methods_dir: Path | None,
+    keep_models: bool,
+) -> RunSettings:
+    """Check what the command line was given. Raises InputError at the first thing that cannot be used."""
+    known = find_methods(methods_dir)
+    names = list(dict.fromkeys(name.strip() for group in methods for name in group.split(",") if name.strip()))
+    if not names:
+        raise InputError("no method given; `rdbench methods` lists them")
+    chosen = {name: get_method(name, known) for name in names}
+    on_toy = dataset == "toy"
+    backbone_name = backbone or ("embedded" if on_toy else "wide_resnet50_2")
+    get_backbone(backbone_name)
+    present = list_categories(dataset, root)
+    for category in categories:
+        if category not in present:
+            raise unknown(f"category of {dataset}", category, present)
+    checks = [
+        (device in ("auto", "cpu", "cuda") or device.startswith("cuda:"), f"--device {device}: auto, cpu or cuda"),
+        (precision in ("auto", "fp32", "bf16"), f"--precision {precision}: auto, fp32 or bf16"),
+        (epochs is None or epochs >= 1, f"--epochs {epochs}: at least 1"),
+        (batch_size >= 1, f"--batch-size {batch_size}: at least 1"),
+        (0 < alpha < 1, f"--alpha {alpha}: between 0 and 1"),
+        (all(seed >= 0 for seed in seeds), f"--seed {min(seeds, default=0)}: not negative"),
+    ]
+    for holds, message in checks:
+        if not holds:
+            raise InputError(message + " is wanted")
+    return RunSettings(
+        dataset=dataset,
+        root=root,
+        categories=tuple(dict.fromkeys(categories)) or tuple(present),
+        methods=chosen,
+        options=parse_options(names, options, chosen),
+        seeds=tuple(dict.fromkeys(seeds)) or (0,),
+        shifts=tuple(dict.fromkeys(condition for text in shifts for condition in parse_shift(text))),
+        backbone=backbone_name,
+        weights=_weights(weights),
+        image_size=_image_size(image_size),
+        epochs=epochs or (TOY_EPOCHS if on_toy else RELEASED_EPOCHS),
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        alpha=alpha,
+        out=out,
+        keep_models=keep_models,
+    )
+
+
+def _weights(weights: str | None) -> Path | str | None:
+    if weights is None or weights == "random":
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"--weights {path}: no such file")
+    return path
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """(height, width) from "256" or "320x256" (width x height). RD needs multiples of 32."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise InputError(f"--image-size {text}: write one number, or WIDTHxHEIGHT")
+    width = int(match[1])
+    height = int(match[2] or width)
+    for side in (height, width):
+        if side % 32 or not 32 <= side <= MAX_SIDE:
+            raise InputError(f"--image-size {text}: each side must be a multiple of 32 from 32 to {MAX_SIDE}")
+    return height, width

@@ -1,0 +1,275 @@
+"""Finds method files without importing them: names, options and help are read from the files' syntax trees.
+
+A method file is found in `methods/` of this package (or of the checkout), in `./methods`, in `--methods-dir`, and
+through the entry-point group `rdbench.methods`. The file's name is the method's name. It is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdbench.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from rdbench.protocol import Method
+
+FUNCTIONS = ("fit", "predict", "save", "load")
+ENTRY_POINTS = "rdbench.methods"
+MAX_SOURCE_BYTES = 1_000_000
+
+OptionValue = bool | int | float | str
+
+
+class BrokenMethod(Exception):
+    """A method file cannot be used; only its own cells fail."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method: a field of its dataclass."""
+
+    name: str
+    type: str
+    """ "int", "float", "bool", "str" or "choice"."""
+    default: OptionValue
+    help: str
+    choices: tuple[OptionValue, ...] = ()
+
+    def parse(self, text: str) -> OptionValue:
+        """The value that `text` stands for. Raises ValueError in words."""
+        if self.type == "choice":
+            for choice in self.choices:
+                if str(choice) == text:
+                    return choice
+            raise ValueError(f"{text!r} is not one of {', '.join(map(str, self.choices))}")
+        if self.type == "bool":
+            if text.lower() not in ("true", "false"):
+                raise ValueError(f"{text!r} is neither true nor false")
+            return text.lower() == "true"
+        convert: type[int] | type[float] | type[str] = {"int": int, "float": float}.get(self.type, str)
+        try:
+            return convert(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no {self.type}") from None
+
+
+@dataclass(frozen=True)
+class MethodFile:
+    """A method file as its syntax tree shows it; `problem` is empty or says why it cannot run."""
+
+    name: str
+    path: Path
+    origin: str
+    """Where it was found, in words."""
+    sha256: str = ""
+    summary: str = ""
+    description: str = ""
+    class_name: str = ""
+    options: tuple[Option, ...] = ()
+    problem: str = ""
+
+    def defaults(self) -> dict[str, OptionValue]:
+        """The options' defaults by name."""
+        return {option.name: option.default for option in self.options}
+
+
+def find_methods(methods_dir: Path | None = None) -> dict[str, MethodFile]:
+    """Every method file by name, broken ones included; the first place that has a name keeps it.
+
+    Raises InputError if `methods_dir` is given and is no directory.
+    """
+    if methods_dir is not None and not methods_dir.is_dir():
+        raise InputError(f"--methods-dir {methods_dir}: no such directory")
+    found: dict[str, MethodFile] = {}
+    for path, origin in _candidates(methods_dir):
+        name = path.stem
+        if name not in found:
+            found[name] = read_method_file(path, origin)
+        elif found[name].path.resolve() != path.resolve():
+            message = f"the name {name!r} is taken by {found[name].path}; rename this file"
+            found[str(path)] = MethodFile(name, path, origin, problem=message)
+    return found
+
+
+def _candidates(methods_dir: Path | None) -> Iterable[tuple[Path, str]]:
+    package = Path(__file__).parent
+    built_in = package / "methods" if (package / "methods").is_dir() else package.parent / "methods"
+    folders = [(built_in, "built in"), (Path("methods"), "./methods")]
+    if methods_dir is not None:
+        folders.append((methods_dir, str(methods_dir)))
+    for folder, origin in folders:
+        if folder.is_dir():
+            for path in sorted(folder.glob("*.py")):
+                if not path.stem.startswith("_"):
+                    yield path, origin
+    for entry in entry_points(group=ENTRY_POINTS):
+        yield _module_path(entry.value), f"package {entry.dist.name if entry.dist else entry.name}"
+
+
+def _module_path(module: str) -> Path:
+    """Where a dotted module lies, found without importing its parents."""
+    search: list[str] | None = None
+    spec = None
+    for part in module.split(":")[0].split("."):
+        spec = PathFinder.find_spec(part, search)
+        if spec is None:
+            break
+        search = list(spec.submodule_search_locations or [])
+    return Path(spec.origin) if spec and spec.origin else Path(*module.split(".")).with_suffix(".py")
+
+
+def read_method_file(path: Path, origin: str) -> MethodFile:
+    """Read one method file's syntax tree; what is wrong with it is in `problem`, never raised."""
+    try:
+        if path.stat().st_size > MAX_SOURCE_BYTES:
+            raise ValueError(f"larger than {MAX_SOURCE_BYTES} bytes")
+        source = path.read_bytes()
+        tree = ast.parse(source)
+        node = _method_class(tree)
+        description = ast.get_docstring(tree) or ""
+        return MethodFile(
+            name=path.stem,
+            path=path,
+            origin=origin,
+            sha256=hashlib.sha256(source).hexdigest(),
+            summary=description.split("\n")[0],
+            description=description,
+            class_name=node.name,
+            options=tuple(_options(node)),
+        )
+    except SyntaxError as error:
+        problem = f"syntax error in line {error.lineno}: {error.msg}"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        problem = str(error) or type(error).__name__
+    return MethodFile(path.stem, path, origin, problem=problem)
+
+
+def _method_class(tree: ast.Module) -> ast.ClassDef:
+    """The one public class that has `predict`. Raises ValueError in words."""
+    classes = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and "predict" in _functions(node)
+    ]
+    if len(classes) != 1:
+        names = ", ".join(node.name for node in classes)
+        raise ValueError(f"one public class with `predict` is wanted, found {names or 'none'}")
+    node = classes[0]
+    missing = [name for name in FUNCTIONS if name not in _functions(node)]
+    if missing and not node.bases:
+        raise ValueError(f"class {node.name} lacks {', '.join(missing)}")
+    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        raise ValueError(f"class {node.name} is no dataclass")
+    return node
+
+
+def _functions(node: ast.ClassDef) -> set[str]:
+    return {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+
+
+def _options(node: ast.ClassDef) -> Iterable[Option]:
+    """The dataclass's fields; the string below a field is its help."""
+    for item, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        name = item.target.id
+        if item.value is None:
+            raise ValueError(f"option {name} of class {node.name} has no default")
+        try:
+            default = ast.literal_eval(item.value)
+        except ValueError:
+            raise ValueError(f"option {name} of class {node.name}: its default is no literal") from None
+        text = ""
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            text = " ".join(str(following.value.value).split())
+        kind, choices = _option_type(name, item.annotation)
+        yield Option(name, kind, default, text, choices)
+
+
+def _option_type(name: str, annotation: ast.expr) -> tuple[str, tuple[OptionValue, ...]]:
+    if isinstance(annotation, ast.Name) and annotation.id in ("int", "float", "bool", "str"):
+        return annotation.id, ()
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Literal"):
+        values = ast.literal_eval(annotation.slice)
+        return "choice", values if isinstance(values, tuple) else (values,)
+    raise ValueError(f"option {name}: its type is {ast.unparse(annotation)}, wanted int, float, bool, str or Literal")
+
+
+def get_method(name: str, methods: Mapping[str, MethodFile]) -> MethodFile:
+    """The method of that name, broken or not. Raises InputError that offers the nearest names."""
+    if name not in methods:
+        raise unknown("method", name, (method.name for method in methods.values()))
+    return methods[name]
+
+
+def parse_options(names: Iterable[str], pairs: Iterable[str], methods: Mapping[str, MethodFile]) -> dict[str, Any]:
+    """Options of each named method, defaults filled in, from `key=value` or `method.key=value` pairs.
+
+    A plain key goes to every named method that has it. Raises InputError for what no method understands.
+    """
+    options = {name: methods[name].defaults() for name in names}
+    runnable = [name for name in options if not methods[name].problem]
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"option {pair!r}: write it as key=value")
+        method, _, field = key.rpartition(".")
+        if method and method not in options:
+            raise InputError(f"option {pair!r}: the method {method!r} is not among those to run: {', '.join(options)}")
+        takers = [
+            (name, option)
+            for name in ([method] if method else runnable)
+            for option in methods[name].options
+            if option.name == field
+        ]
+        if not takers:
+            known = {option.name for name in runnable for option in methods[name].options}
+            raise unknown(f"option of {method or ', '.join(runnable)}", field, known)
+        for name, option in takers:
+            try:
+                options[name][field] = option.parse(text)
+            except ValueError as error:
+                raise InputError(f"option {field} of {name}: {error}") from None
+    return options
+
+
+def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Method:
+    """Import the method file and make its method with these options.
+
+    Raises BrokenMethod if the file cannot be used and InputError if the method refuses an option's value.
+    """
+    if method.problem:
+        raise BrokenMethod(f"{method.path}: {method.problem}")
+    module_name = f"rdbench_method_{method.name}_{method.sha256[:10]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, method.path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses look their module up
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # whatever a stranger's file raises
+            del sys.modules[module_name]
+            raise BrokenMethod(f"{method.path} does not import: {type(error).__name__}: {error}") from error
+    method_class = getattr(module, method.class_name)
+    missing = [name for name in FUNCTIONS if not callable(getattr(method_class, name, None))]
+    if missing:
+        raise BrokenMethod(f"{method.path}: class {method.class_name} lacks {', '.join(missing)}")
+    try:
+        instance: Method = method_class(**options)
+    except ValueError as error:
+        raise InputError(f"method {method.name}: {error}") from error
+    return instance
