@@ -1,0 +1,217 @@
+"""Selective prediction: does an uncertainty know which decisions are wrong?
+
+Notation: n images, errors e (n,) with 1 = wrong decision, uncertainty u (n,) with higher = less to be
+trusted. Images are accepted from the least uncertain on; E_k is the number of errors among the first k.
+Equal uncertainties take the expectation over their orders, exactly, so no figure depends on row order.
+A sample without an error has nothing to rank: every figure but the cost is `nan` ("no failures").
+A function ending in `_of` takes a `Ranking` and gives one value per resample; the plain one is its R = 1.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rdbench.metrics._checks import FloatArray, binary, finite, same_length, share
+from rdbench.metrics._ranking import Ranking, harmonic, rank, ratio
+from rdbench.metrics.detection import auroc_of
+
+
+class Costs(NamedTuple):
+    """What a missed anomaly, a false alarm and one review cost, in any one unit."""
+
+    false_negative: float = 10.0
+    false_positive: float = 1.0
+    review: float = 0.5
+
+
+def rank_errors(errors: ArrayLike, uncertainty: ArrayLike, weights: NDArray[np.integer] | None = None) -> Ranking:
+    """The checked ranking of errors (n,) by uncertainty (n,), under weights (R, n) if given."""
+    e, u = binary("errors", errors), finite("uncertainty", uncertainty)
+    same_length(errors=e, uncertainty=u)
+    return rank(e, u, weights)
+
+
+def controls(errors: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, FloatArray]:
+    """The three uncertainties (n,) that every method is read beside, to be given to the same functions.
+
+    random: constant, which as one tie is the exact expectation of an uncertainty that knows nothing
+    margin: -|score - threshold|, free with any detector
+    oracle: the errors themselves
+    """
+    e, s = binary("errors", errors), finite("scores", scores)
+    same_length(errors=e, scores=s)
+    return {"random": np.zeros(len(e)), "margin": -np.abs(s - threshold), "oracle": e}
+
+
+def risk_coverage_curve(errors: ArrayLike, uncertainty: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Coverage k/n and expected error rate E_k/k among the k least uncertain, k = 1..n, each (n,)."""
+    ranking = rank_errors(errors, uncertainty)
+    k = np.arange(1, ranking.total[0] + 1)
+    kept = np.interp(k, np.append(0, ranking.end[0]), np.append(0, ranking.hits_end[0]))
+    return k / len(k), kept / k
+
+
+def aurc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
+    """Mean over k = 1..n of E_k/k, the area under the risk-coverage curve (Geifman & El-Yaniv 2017)."""
+    return float(aurc_of(rank_errors(errors, uncertainty))[0])
+
+
+def aurc_of(ranking: Ranking) -> FloatArray:
+    """(R,) AURC. Within a tie E_k grows in a line, so the sum of E_k/k over it has a closed form."""
+    r = ranking
+    steps = harmonic(r.end) - harmonic(r.before)
+    risks = (r.hits + (r.hits_before - r.before * r.rate) * steps).sum(axis=1)
+    return _with_failures(r, risks / r.total)
+
+
+def e_aurc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
+    """AURC minus the best AURC for as many errors m among n images (Geifman et al. 2019).
+
+    The best puts every error last; at finite n it is (m - (n - m)(H_n - H_{n-m})) / n with the
+    harmonic numbers H, which tends to err + (1 - err) ln(1 - err).
+    """
+    return float(e_aurc_of(rank_errors(errors, uncertainty))[0])
+
+
+def e_aurc_of(ranking: Ranking) -> FloatArray:
+    """(R,) excess AURC."""
+    n, m = ranking.total, ranking.total_hits
+    return aurc_of(ranking) - (m - (n - m) * (harmonic(n) - harmonic(n - m))) / n
+
+
+def augrc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
+    """Area under (k/n, E_k/n) by trapezoids from (0, 0) (Traub et al. 2024).
+
+    Equals (1 - failure_auroc) acc err + err^2/2; the chance that an accepted decision, at a coverage
+    drawn at random, is wrong and let through.
+    """
+    return float(augrc_of(rank_errors(errors, uncertainty))[0])
+
+
+def augrc_of(ranking: Ranking) -> FloatArray:
+    """(R,) AUGRC."""
+    area = (ranking.size * (ranking.hits_before + ranking.hits / 2)).sum(axis=1)
+    return _with_failures(ranking, area / ranking.total**2)
+
+
+def failure_auroc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
+    """P(u_wrong > u_right) + P(u_wrong = u_right)/2; `nan` also if all are wrong (Hendrycks & Gimpel 2017)."""
+    return float(auroc_of(rank_errors(errors, uncertainty))[0])
+
+
+def risk_at_coverage(errors: ArrayLike, uncertainty: ArrayLike, coverage: float) -> float:
+    """Error rate among the ceil(coverage n) least uncertain images (at least one)."""
+    return float(risk_at_coverage_of(rank_errors(errors, uncertainty), share("coverage", coverage))[0])
+
+
+def risk_at_coverage_of(ranking: Ranking, coverage: float) -> FloatArray:
+    """(R,) risk at a coverage."""
+    kept = np.maximum(np.ceil(coverage * ranking.total - 1e-9), 1)  # 1e-9: 0.07 * 100 is 7, not 8
+    return _with_failures(ranking, ranking.hits_among(kept) / kept)
+
+
+def coverage_at_risk(errors: ArrayLike, uncertainty: ArrayLike, risk: float) -> float:
+    """Largest k/n with E_k/k <= risk, 0 if there is none; with ties the expectation of that over orders.
+
+    (Not the largest k of the expected curve: that would be 0 or 1 for an uncertainty without content,
+    where a random one in fact finds some coverage by luck.)
+    """
+    return float(coverage_at_risk_of(rank_errors(errors, uncertainty), share("risk", risk))[0])
+
+
+def coverage_at_risk_of(ranking: Ranking, risk: float) -> FloatArray:
+    """(R,) coverage at a risk."""
+    r = ranking
+    if risk == 1:
+        return _with_failures(r, np.ones(len(r.total)))
+    allowed = r.hits_end <= risk * r.end + 1e-9
+    # A tie of errors only: the first j of them still fit under (E + j) / (k + j) <= risk.
+    fitting = np.floor((risk * r.before - r.hits_before) / (1 - risk) + 1e-9)
+    partly = (r.hits == r.size) & (fitting > 0)
+    reach = np.where(partly, r.before + np.minimum(fitting, r.size), np.where(allowed, r.end, 0))
+    certain = reach.max(axis=1)
+    # A tie of right and wrong beyond the last certain k may reach further in some of its orders.
+    mixed = (r.hits > 0) & (r.hits < r.size) & (r.before >= certain[:, None])
+    expected = certain.copy()
+    for row in np.flatnonzero(mixed.any(axis=1)):
+        reached, unreached = 0.0, 1.0
+        for g in np.flatnonzero(mixed[row])[::-1]:
+            counts = (r.size[row, g], r.hits[row, g], r.before[row, g], r.hits_before[row, g])
+            mean, none = _last_allowed(*(int(c) for c in counts), risk)
+            reached, unreached = reached + unreached * mean, unreached * none
+        expected[row] = reached + unreached * certain[row]
+    return _with_failures(r, expected / r.total)
+
+
+@lru_cache(maxsize=4096)
+def _last_allowed(size: int, hits: int, before: int, hits_before: int, risk: float) -> tuple[float, float]:
+    """Over the orders of a tie: E[k; k is the last place inside with E_k/k <= risk], and P(no such place).
+
+    Walks back from the end of the tie with the distribution of the errors among its first j, and takes
+    out what meets the risk. The end itself does not meet it.
+    """
+    x = np.arange(hits + 1)
+    chance = (x == hits).astype(np.float64)
+    mean = 0.0
+    for j in range(size - 1, 0, -1):
+        dropped = chance * x / (j + 1)  # the image at place j + 1 was one of the x errors
+        chance -= dropped
+        chance[:-1] += dropped[1:]
+        meets = int(np.floor(risk * (before + j) + 1e-9)) - hits_before + 1
+        if meets > 0:
+            mean += float(chance[:meets].sum()) * (before + j)
+            chance[:meets] = 0
+    return mean, float(chance.sum())
+
+
+def errors_caught(errors: ArrayLike, uncertainty: ArrayLike, budget: float) -> float:
+    """Share of all errors among the floor(budget n) most uncertain images, those sent to review."""
+    return float(errors_caught_of(rank_errors(errors, uncertainty), share("budget", budget))[0])
+
+
+def errors_caught_of(ranking: Ranking, budget: float) -> FloatArray:
+    """(R,) share of errors caught."""
+    kept = ranking.total - reviewed(ranking.total, budget)
+    return ratio(ranking.total_hits - ranking.hits_among(kept), ranking.total_hits)
+
+
+def expected_cost(
+    labels: ArrayLike, decisions: ArrayLike, uncertainty: ArrayLike, costs: Costs, budget: float
+) -> float:
+    """Mean cost per image when the floor(budget n) most uncertain are reviewed, and review finds the truth.
+
+    labels, decisions: (n,) of 0 and 1, 1 = anomalous; costs: `Costs` or (c_FN, c_FP, c_review), each >= 0.
+    """
+    losses, u = decision_losses(labels, decisions, costs), finite("uncertainty", uncertainty)
+    same_length(labels=losses, uncertainty=u)
+    return float(expected_cost_of(rank(losses, u), Costs(*costs).review, share("budget", budget))[0])
+
+
+def expected_cost_of(ranking: Ranking, review: float, budget: float) -> FloatArray:
+    """(R,) mean cost, with the losses as the ranking's hits."""
+    sent = reviewed(ranking.total, budget)
+    return (ranking.hits_among(ranking.total - sent) + review * sent) / ranking.total
+
+
+def decision_losses(labels: ArrayLike, decisions: ArrayLike, costs: Costs) -> FloatArray:
+    """(n,) c_FN for a missed anomaly, c_FP for a false alarm, 0 for a right decision.
+
+    Given as the uncertainty of `expected_cost` they are its oracle.
+    """
+    y, d = binary("labels", labels), binary("decisions", decisions)
+    same_length(labels=y, decisions=d)
+    c = Costs(*costs)
+    if not all(np.isfinite(value) and value >= 0 for value in c):
+        raise ValueError(f"costs: {tuple(c)} must be finite and not negative")
+    return c.false_negative * y * (1 - d) + c.false_positive * d * (1 - y)
+
+
+def reviewed(images: FloatArray, budget: float) -> FloatArray:
+    """How many of `images` a review budget covers: whole images, never more than the budget."""
+    return np.floor(budget * images + 1e-9)
+
+
+def _with_failures(ranking: Ranking, values: FloatArray) -> FloatArray:
+    return np.where(ranking.total_hits == 0, np.nan, values)
