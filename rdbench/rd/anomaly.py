@@ -1,0 +1,79 @@
+"""Reverse Distillation's arithmetic: the loss, the anomaly map and the anomaly score.
+
+All as the released RD4AD code computes them (Deng and Li, CVPR 2022), in float32 whatever the features' precision.
+
+Notation: teacher and student pyramids are three tensors (B, C_i, h_i, w_i); maps are (B, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+SIGMA = 4.0
+"""Standard deviation of the Gaussian that smooths a map, in pixels."""
+
+
+def distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """1 - cosine of the flattened features, mean over images, summed over scales: a scalar in [0, 6].
+
+    Flattened over channels and positions alike, as released: a cosine per position trains a worse detector.
+    """
+    losses = [
+        1 - F.cosine_similarity(t.float().flatten(1), s.float().flatten(1), dim=1).mean()
+        for t, s in zip(teacher, student, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def scale_maps(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+    """1 - cosine between teacher and student at every position: one (B, h_i, w_i) per scale, in [0, 2]."""
+    return [
+        # A cosine may come out a rounding error above 1.
+        (1 - F.cosine_similarity(t.float(), s.float(), dim=1)).clamp_min(0)
+        for t, s in zip(teacher, student, strict=True)
+    ]
+
+
+def anomaly_map(teacher: Sequence[Tensor], student: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The scale maps, each enlarged to `size` = (H, W) and smoothed, summed: (B, H, W), >= 0."""
+    return torch.stack([_enlarge_and_smooth(m, size) for m in scale_maps(teacher, student)]).sum(dim=0)
+
+
+def anomaly_score(maps: Tensor) -> Tensor:
+    """The maximum of each map: (B, H, W) -> (B,)."""
+    return maps.flatten(1).amax(dim=1)
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Maps (B, H, W) under a Gaussian of :data:`SIGMA` pixels, as `scipy.ndimage.gaussian_filter` has it by default.
+
+    That is: cut off at four sigma (33 taps), the border mirrored with its own pixels repeated.
+    """
+    return _enlarge_and_smooth(maps, maps.shape[-2:])
+
+
+def _enlarge_and_smooth(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, h, w) -> (B, *size), bilinear with aligned corners, then smoothed.
+
+    Both are linear and act on rows and columns apart, so each axis is one small matrix: no convolution at full size.
+    """
+    rows = _axis_matrix(maps.shape[-2], size[0], maps.device)
+    columns = _axis_matrix(maps.shape[-1], size[1], maps.device)
+    with torch.autocast(maps.device.type, enabled=False):
+        return rows @ maps.float() @ columns.T
+
+
+@lru_cache(maxsize=64)
+def _axis_matrix(source: int, target: int, device: torch.device) -> Tensor:
+    """(target, source): enlarges one axis from `source` to `target` pixels, then smooths it."""
+    with torch.inference_mode(False):  # kept beyond this call, also for a caller that wants gradients
+        enlarge = F.interpolate(torch.eye(source)[None], size=target, mode="linear", align_corners=True)[0].T
+        matrix = gaussian_filter1d(enlarge.double().numpy(), SIGMA, axis=0)
+        return torch.from_numpy(matrix.astype(np.float32)).to(device)

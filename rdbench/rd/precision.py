@@ -1,0 +1,38 @@
+"""Number formats of the networks: float32, or bfloat16 where the machine computes in it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from rdbench.errors import unknown
+
+Precision = Literal["fp32", "bf16"]
+
+
+def resolve_precision(requested: str, device: torch.device) -> Precision:
+    """The precision that "auto", "fp32" or "bf16" means on `device`; auto is bf16 where it is there in hardware."""
+    match requested:
+        case "fp32" | "bf16":
+            return requested
+        case "auto":
+            return "bf16" if _has_bf16(device) else "fp32"
+        case _:
+            raise unknown("precision", requested, ("auto", "fp32", "bf16"))
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """A context in which convolutions run in `precision`; parameters, the loss and maps stay float32."""
+    # No cache of cast weights: it lives until the outermost autocast ends, so that training inside another autocast
+    # would go on with the weights of its first step.
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # oneDNN says yes wherever it can emulate bf16, which is slower than float32.
+        return bool(torch._C._cpu._is_avx512_bf16_supported())  # type: ignore[attr-defined]
+    return False

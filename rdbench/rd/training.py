@@ -1,0 +1,77 @@
+"""The training of a student: the released RD4AD recipe on teacher features that are computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rdbench.errors import InputError
+from rdbench.protocol import NormalImages
+from rdbench.rd.anomaly import distillation_loss
+from rdbench.rd.precision import Precision, autocast
+
+LEARNING_RATE = 0.005
+BETAS = (0.5, 0.999)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What a run sets of the training; the rest is the released recipe."""
+
+    epochs: int
+    batch_size: int = 16
+    precision: Precision = "fp32"
+
+
+def train_student(
+    student: nn.Module,
+    images: NormalImages,
+    settings: TrainingSettings,
+    seed: int,
+    device: torch.device,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """Train `student` in place on normal `images`; return it in eval mode, as the last epoch left it.
+
+    The student maps the teacher's pyramid to a pyramid of the same shapes. One `seed` gives the same weights, bit
+    for bit, on one machine; the caller's random state is left as it was.
+
+    Args:
+        on_epoch: called after each epoch with its number, from 1, and its mean loss per image.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    student.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(
+        student.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=device.type in ("cpu", "cuda")
+    )
+    shuffle = torch.Generator().manual_seed(seed)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True),
+    ):
+        torch.manual_seed(seed)  # for what the student draws itself, such as dropout
+        for epoch in range(1, settings.epochs + 1):
+            total = torch.zeros((), device=device)
+            for indices in torch.split(torch.randperm(len(images), generator=shuffle), settings.batch_size):
+                features = images.batch(indices).features
+                with autocast(device, settings.precision):
+                    loss = distillation_loss(features, student(features))
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+                total += loss.detach() * len(indices)
+            mean_loss = total.item() / len(images)  # the epoch's only wait for the device
+            if not math.isfinite(mean_loss):
+                raise InputError(
+                    f"training: the loss is {mean_loss} after epoch {epoch} of {settings.epochs} (seed {seed}); "
+                    "try --precision fp32, another --seed, or look for broken images or teacher weights"
+                )
+            if on_epoch is not None:
+                on_epoch(epoch, mean_loss)
+    return student.eval()
