@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-ImageArray = NDArray[np.uint8]
-MaskArray = NDArray[np.bool_]
+ImageArray: TypeAlias = "NDArray[np.uint8]"
+MaskArray: TypeAlias = "NDArray[np.bool_]"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Category:
     calibration_source: str
     """Where the calibration images come from, in words."""
     fingerprint: str
-    """SHA-256 over names and contents of all the category's files (for a drawn dataset: of its recipe)."""
+    """SHA-256 over names and contents of every image and mask of the splits (for a drawn dataset: of its recipe)."""
     custom: str
     """Empty for an official category with the official counts; otherwise why it is never ranked with those."""
     read_image: Callable[[ImageRecord], ImageArray]
