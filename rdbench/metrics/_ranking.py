@@ -90,7 +90,8 @@ def rank(hits: FloatArray, key: FloatArray, weights: NDArray[np.integer] | None 
 def harmonic(k: FloatArray) -> FloatArray:
     """1 + 1/2 + ... + 1/k for whole numbers k >= 0, to double precision."""
     if k.max() < len(_HARMONIC):
-        return np.asarray(_HARMONIC[k.astype(np.intp)])
+        table: FloatArray = _HARMONIC[k.astype(np.intp)]
+        return table
     large = np.maximum(k, len(_HARMONIC))
     series = np.log(large) + _EULER + 0.5 / large - 1 / (12 * large**2)  # the next term is below 1e-21
     return np.where(k < len(_HARMONIC), _HARMONIC[np.minimum(k, len(_HARMONIC) - 1).astype(np.intp)], series)

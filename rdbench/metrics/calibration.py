@@ -127,7 +127,7 @@ def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
 def ece_of(ranking: Ranking, values: FloatArray, bins: int) -> FloatArray:
     """(R,) ECE of a ranking of labels by probabilities with the distinct values (G,)."""
     size, hits, mass = _binned(ranking, values, bins)
-    return np.abs(hits - mass).sum(axis=1) / size.sum(axis=1)
+    return np.asarray(np.abs(hits - mass).sum(axis=1) / size.sum(axis=1))
 
 
 def reliability_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> ReliabilityCurve:
@@ -181,11 +181,11 @@ def _binned(ranking: Ranking, values: FloatArray, bins: int) -> tuple[FloatArray
     # The middle rank of the group, before + size/2, times bins/n, in whole numbers: exact at the edges.
     middle = (bins * (ranking.before + ranking.end) // (2 * ranking.total[:, None])).astype(np.intp)
     cell = (np.minimum(middle, bins - 1) + bins * np.arange(rows)[:, None]).ravel()
-    size, hits, mass = (
-        np.bincount(cell, amount.ravel(), bins * rows).reshape(rows, bins)
-        for amount in (ranking.size, ranking.hits, ranking.size * values)
-    )
-    return size, hits, mass
+
+    def binned(amount: FloatArray) -> FloatArray:
+        return np.bincount(cell, amount.ravel(), bins * rows).astype(np.float64).reshape(rows, bins)
+
+    return binned(ranking.size), binned(ranking.hits), binned(ranking.size * values)
 
 
 def _labels_and_probabilities(labels: ArrayLike, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
