@@ -7,6 +7,10 @@ from typing import Literal
 
 from rdbench.errors import unknown
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What is subtracted from, and then divides, an image's RGB values in [0, 1] before the teacher sees it."""
+
 
 @dataclass(frozen=True)
 class Backbone:

@@ -22,7 +22,7 @@ def resolve_precision(requested: str, device: torch.device) -> Precision:
             raise unknown("precision", requested, ("auto", "fp32", "bf16"))
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context in which convolutions run in `precision`; parameters, the loss and maps stay float32."""
     # No cache of cast weights: it lives until the outermost autocast ends, so that training inside another autocast
     # would go on with the weights of its first step.

@@ -12,7 +12,7 @@ from torch import nn
 from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
-from rdbench.rd.precision import Precision, autocast
+from rdbench.rd.precision import autocast
 
 LEARNING_RATE = 0.005
 BETAS = (0.5, 0.999)
@@ -24,7 +24,7 @@ class TrainingSettings:
 
     epochs: int
     batch_size: int = 16
-    precision: Precision = "fp32"
+    precision: str = "fp32"
 
 
 def train_student(

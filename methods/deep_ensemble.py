@@ -1,0 +1,50 @@
+"""Several students trained from different initialisations and orders of the images; they disagree where unsure.
+
+Lakshminarayanan, Pritzel and Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
+NeurIPS 2017. Adapted: the frozen teacher is shared, so members differ in bottleneck and decoder alone; RD has no
+likelihood, so members' scores and maps are averaged and their standard deviation is the uncertainty; no adversarial
+training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
+from rdbench.rd.anomaly import anomaly_map
+from rdbench.uq.checkpoints import load_student, save_student
+from rdbench.uq.sampling import predict_from_samples
+from rdbench.uq.seeds import member_seeds
+
+
+@dataclass
+class DeepEnsemble:
+    members: int = 5
+    "students; the first is the deterministic one, the others are trained"
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ValueError(f"members must be at least 1, got {self.members}")
+
+    def fit(self, train: NormalImages, context: FitContext) -> None:
+        others = member_seeds(context.seed, self.members)[1:]
+        self.students = [
+            context.deterministic(),
+            *(context.train(context.new_student(seed), train, seed) for seed in others),
+        ]
+
+    def predict(self, batch: Batch) -> Prediction:
+        size = batch.images.shape[-2:]
+        return predict_from_samples(
+            anomaly_map(batch.features, student(batch.features), size) for student in self.students
+        )
+
+    def save(self, directory: Path) -> None:
+        for index, student in enumerate(self.students):
+            save_student(student, directory / f"member_{index}.safetensors")
+
+    def load(self, directory: Path, context: FitContext) -> None:
+        self.students = [
+            load_student(directory / f"member_{index}.safetensors", context) for index in range(self.members)
+        ]

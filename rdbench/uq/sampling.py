@@ -1,0 +1,66 @@
+"""From a stream of anomaly maps, one per member or sample, to a Prediction.
+
+Notation: K members or samples, B images, maps of H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from rdbench.protocol import Prediction
+from rdbench.rd.anomaly import anomaly_score
+
+
+class RunningMoments:
+    """Mean and standard deviation, element by element, of a stream of tensors of one shape that are not kept.
+
+    Welford, "Note on a method for calculating corrected sums of squares and products", 1962. A stream of equal values
+    has exactly that mean and a standard deviation of exactly 0.
+    """
+
+    def __init__(self) -> None:
+        self.count = torch.zeros(())
+        self.mean = torch.zeros(())
+        self._squares = torch.zeros(())  # sum of squared deviations from the mean so far
+
+    def add(self, value: Tensor, valid: Tensor | None = None) -> None:
+        """Take in `value`, where the bool tensor `valid` (broadcast to it) says so; everywhere if it is None."""
+        weight = value.new_ones(()) if valid is None else valid.to(value)
+        self.count = self.count + weight
+        deviation = (value - self.mean) * weight
+        self.mean = self.mean + deviation / self.count.clamp_min(1)
+        self._squares = self._squares + deviation * (value - self.mean)
+
+    def std(self) -> Tensor:
+        """Sample standard deviation (n - 1 in the denominator); 0 where fewer than two values were taken in."""
+        return (self._squares.clamp_min(0) / (self.count - 1).clamp_min(1)).sqrt()
+
+
+def predict_from_samples(samples: Iterable[Tensor | tuple[Tensor, Tensor]]) -> Prediction:
+    """The prediction that K anomaly maps (B, H, W) make together; one map is in memory at a time.
+
+    A sample is a map, or a map and a bool tensor (broadcast to it) that says which pixels count.
+
+    The anomaly score is the mean of the samples' scores, not the maximum of the mean map: the score and its uncertainty
+    are then mean and standard deviation of one variable.
+
+    Returns: mean and standard deviation over samples of the maps and of the scores, and every sample's scores (K, B).
+    """
+    maps, scores = RunningMoments(), RunningMoments()
+    member_scores = []
+    for sample in samples:
+        anomaly_map, valid = sample if isinstance(sample, tuple) else (sample, None)
+        score = anomaly_score(anomaly_map if valid is None else anomaly_map.masked_fill(~valid, 0))
+        maps.add(anomaly_map, valid)
+        scores.add(score)
+        member_scores.append(score)
+    return Prediction(
+        anomaly_map=maps.mean,
+        anomaly_score=scores.mean,
+        uncertainty=scores.std(),
+        uncertainty_map=maps.std(),
+        member_scores=torch.stack(member_scores),
+    )

@@ -1,0 +1,109 @@
+"""Views of an image for test-time augmentation: how it is changed, and how a view's map is brought back.
+
+Notation: B images of H x W pixels, ImageNet-normalised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import adjust_brightness, adjust_contrast
+
+from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at images.
+
+    Attributes:
+        name: what it is called, e.g. "rotation +5".
+        transform: images (B, 3, H, W) -> the images as this view shows them.
+        restore: the view's anomaly maps (B, H, W) -> the maps in the images' own frame, and a bool tensor, broadcast to
+            them, that says which of their pixels the view shows.
+    """
+
+    name: str
+    transform: Callable[[Tensor], Tensor]
+    restore: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def flip(axis: int) -> View:
+    """Mirror rows (`axis` -2, upside down) or columns (-1, left to right)."""
+    return View(
+        {-2: "vertical flip", -1: "horizontal flip"}[axis],
+        lambda images: images.flip(axis),
+        lambda maps: (maps.flip(axis), _everywhere(maps)),
+    )
+
+
+def rotation(degrees: float) -> View:
+    """Rotate about the centre, counter-clockwise for positive `degrees`."""
+    return _rigid(f"rotation {degrees:+g}", degrees, 0.0, 0.0)
+
+
+def shift(down: float, right: float) -> View:
+    """Move by fractions of the height and the width, in whole pixels, so that no view is blurred."""
+    return _rigid(f"shift {down:+g} {right:+g}", 0.0, down, right)
+
+
+def brightness(factor: float) -> View:
+    """Multiply the image's values in [0, 1] by `factor`, clipped."""
+    return _photometric(f"brightness {factor:g}", lambda images: adjust_brightness(images, factor))
+
+
+def contrast(factor: float) -> View:
+    """Scale the image's values in [0, 1] about its mean grey by `factor`, clipped."""
+    return _photometric(f"contrast {factor:g}", lambda images: adjust_contrast(images, factor))
+
+
+def _photometric(name: str, adjust: Callable[[Tensor], Tensor]) -> View:
+    def transform(images: Tensor) -> Tensor:
+        mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
+        std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
+        adjusted: Tensor = (adjust(images * std + mean) - mean) / std
+        return adjusted
+
+    return View(name, transform, lambda maps: (maps, _everywhere(maps)))
+
+
+def _rigid(name: str, degrees: float, down: float, right: float) -> View:
+    """Rotation about the centre, then a shift; what comes in from outside is the image mirrored at its border."""
+
+    def transform(images: Tensor) -> Tensor:
+        grid = _sampling_grid(images, degrees, down, right, inverse=False).expand(len(images), -1, -1, -1)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+    def restore(maps: Tensor) -> tuple[Tensor, Tensor]:
+        grid = _sampling_grid(maps, degrees, down, right, inverse=True).expand(len(maps), -1, -1, -1)
+        inside = 1 - 1 / grid.new_tensor([maps.shape[-1], maps.shape[-2]])  # centres of the outermost pixels
+        restored = F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+        return restored, (grid[0].abs() <= inside + 1e-4).all(dim=-1)
+
+    return View(name, transform, restore)
+
+
+def _sampling_grid(pixels: Tensor, degrees: float, down: float, right: float, inverse: bool) -> Tensor:
+    """(1, H, W, 2): where each pixel of the view lies in the image, or with `inverse` the other way round.
+
+    Coordinates are grid_sample's: x to the right and y down, from -1 to 1 between the image's outer edges.
+    """
+    height, width = pixels.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # The view shows at R x + t what the image has at x, both in pixels from the centre, y pointing down.
+    to_view = torch.tensor(
+        [[cos, sin, round(right * width)], [-sin, cos, round(down * height)], [0, 0, 1]], dtype=torch.float64
+    )
+    scale = torch.tensor([width / 2, height / 2, 1], dtype=torch.float64).diag()
+    matrix = scale.inverse() @ (to_view if inverse else to_view.inverse()) @ scale
+    with torch.autocast(pixels.device.type, enabled=False):  # bf16 would misplace pixels
+        return F.affine_grid(matrix[None, :2].to(pixels), [1, 1, height, width], align_corners=False)
+
+
+def _everywhere(maps: Tensor) -> Tensor:
+    return maps.new_ones((), dtype=torch.bool)
