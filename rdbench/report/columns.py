@@ -1,0 +1,99 @@
+"""The columns of every table: their short titles and how a figure is written."""
+
+from __future__ import annotations
+
+import math
+
+from rdbench.metrics.catalog import METRICS, Metric
+
+UNDEFINED = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+TITLES = {
+    "image_auroc": "Image AUROC",
+    "image_ap": "Image AP",
+    "image_f1_max": "F1 max (oracle)",
+    "image_fpr_95": "FPR at 95 % recall",
+    "pixel_auroc": "Pixel AUROC",
+    "pixel_ap": "Pixel AP",
+    "aupro_30": "AU-PRO",
+    "aupro_05": "AU-PRO 5 %",
+    "aupimo": "AUPIMO",
+    "seg_f1": "SegF1",
+    "ause": "AUSE",
+    "fpr": "FPR at τ",
+    "fnr": "FNR at τ",
+    "failures": "Failures",
+    "error_rate": "Error rate",
+    "augrc": "AUGRC",
+    "aurc": "AURC",
+    "e_aurc": "E-AURC",
+    "failure_auroc": "Failure AUROC",
+    "errors_caught_10": "Caught at 10 %",
+    "ece": "ECE",
+    "brier": "Brier",
+    "nll": "NLL",
+    "prevalence": "Prevalence",
+    "false_alarm_gap": "False-alarm gap",
+    "train_seconds": "Training s",
+    "inference_ms": "ms per image",
+    "teacher_passes": "Teacher passes",
+    "bottleneck_passes": "Bottleneck passes",
+    "decoder_passes": "Decoder passes",
+    "parameters": "Parameters",
+    "peak_memory_mb": "Memory MB",
+    "image_auroc_shifted": "AUROC shifted",
+    "augrc_saved": "AUGRC saved",
+    "train_ratio": f"Training {TIMES}",
+    "inference_ratio": f"Inference {TIMES}",
+    "memory_ratio": f"Memory {TIMES}",
+}
+
+DERIVED = {
+    metric.name: metric
+    for metric in (
+        Metric("image_auroc_shifted", "detection", "higher", "fraction", "image_auroc, mean over shifts", "rdbench"),
+        Metric(
+            "augrc_saved", "derived", "higher", "difference",
+            "augrc of the threshold margin minus augrc, on the same predictions: above 0 the method's uncertainty is "
+            "worth more than the free one", "rdbench",
+        ),
+        Metric("train_ratio", "derived", "lower", "ratio", "train_seconds over that of deterministic", "rdbench"),
+        Metric("inference_ratio", "derived", "lower", "ratio", "inference_ms over that of deterministic", "rdbench"),
+        Metric("memory_ratio", "derived", "lower", "ratio", "peak_memory_mb over that of deterministic", "rdbench"),
+    )
+}  # fmt: skip
+"""Figures that tables show beside the catalogue's, computed cell by cell from them."""
+
+BOUNDED = ("detection", "localization", "selective", "calibration")
+"""Families whose fractions lie between 0 and 1."""
+
+
+def title(metric: str) -> str:
+    """The short title of a metric; a control's is that of its metric with the control's name."""
+    base, _, control = metric.rpartition("_")
+    if metric not in TITLES and base in TITLES:
+        return f"{TITLES[base]}, {control}"
+    return TITLES.get(metric, metric)
+
+
+def describe(metric: str) -> Metric:
+    """The catalogue's entry; a metric from a newer rdbench that it does not know has no direction."""
+    unknown = Metric(metric, "", "none", "", "not known to this version of rdbench", "")
+    return DERIVED.get(metric) or METRICS.get(metric, unknown)
+
+
+def written(metric: str, value: float) -> str:
+    """A figure as people read it: fractions with three decimals, counts whole, others with three digits."""
+    if math.isnan(value):
+        return UNDEFINED
+    unit = describe(metric).unit
+    if unit == "difference":
+        return f"{value:+.3f}"
+    if unit == "ratio":
+        return f"{value:.3g}{TIMES}" if value < 100 else f"{value:,.0f}{TIMES}"
+    if unit == "fraction":
+        return f"{value:.3f}"
+    if unit == "count" or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -1,0 +1,219 @@
+"""Rankings: the results that may be compared with each other, as arrays, and means over their cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
+
+from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
+from rdbench.report.columns import BOUNDED, DERIVED, describe
+from rdbench.report.variants import method_labels
+
+FloatArray = NDArray[np.float64]
+COST_RATIOS = {
+    "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
+}  # fmt: skip
+Place = tuple[int, int, int, int, int]
+"""Indices of method, category, seed, condition and metric."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Means over the cells of each method (M, K, F) with their 95 % intervals; NaN where undefined."""
+
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    defined: NDArray[np.int64]
+    """How many cells have the figure."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Cells that differ in method, category and seed only.
+
+    Notation: M methods, C categories, S seeds, K conditions, F metrics.
+    """
+
+    spec: CellSpec
+    """Of one of its cells; dataset, backbone, weights, image size and protocol are those of all."""
+    custom: str
+    """Empty for official data; otherwise why it is not ranked with those."""
+    methods: tuple[str, ...]
+    categories: tuple[str, ...]
+    seeds: tuple[int, ...]
+    conditions: tuple[str, ...]
+    metrics: tuple[str, ...]
+    cells: dict[tuple[int, int, int], CellResult]
+    """By indices of method, category and seed."""
+    value: FloatArray
+    """(M, C, S, K, F), NaN where a figure is undefined or there is no cell."""
+    low: FloatArray
+    high: FloatArray
+    notes: dict[Place, str]
+    """Why a figure is undefined."""
+
+    @cached_property
+    def complete(self) -> NDArray[np.bool_]:
+        """(M,) whether the method has cells in every category; only such methods can be ranked."""
+        present = np.zeros(self.value.shape[:2], dtype=bool)
+        for method, category, _ in self.cells:
+            present[method, category] = True
+        return np.asarray(present.all(axis=1))
+
+    def cells_of(self, method: int) -> list[CellResult]:
+        """The method's cells, by category and seed."""
+        return [cell for place, cell in sorted(self.cells.items()) if place[0] == method]
+
+    def mean(self, category: int | None = None) -> Mean:
+        """Means over all categories, or over the seeds of one; counts of failures are summed over categories."""
+        chosen = slice(None) if category is None else slice(category, category + 1)
+        cells = self.value[:, chosen]
+        defined = (~np.isnan(cells)).sum(axis=(1, 2))
+        value, low, high = mean_interval(cells, self.low[:, chosen], self.high[:, chosen])
+        for index, name in enumerate(self.metrics):
+            metric = describe(name)
+            if metric.unit == "fraction" and metric.family in BOUNDED:
+                np.maximum(low[..., index], 0.0, out=low[..., index])
+                np.minimum(high[..., index], 1.0, out=high[..., index])
+            elif metric.name == "failures":
+                categories = (~np.isnan(cells[..., index])).any(axis=2).sum(axis=1)
+                for array in (value, low, high):
+                    array[..., index] *= categories
+        return Mean(value, low, high, defined)
+
+
+def mean_interval(value: FloatArray, low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean over categories of the means over seeds, with a 95 % interval for these very categories.
+
+    Arguments are (M, C, S, ...) with NaN where there is nothing, results (M, ...). The interval holds the sampling of
+    test parts and of seeds. Each cell's own interval speaks for its parts; seeds share them, so they do not average
+    out over seeds. Student's t over the seeds within categories speaks for the seeds. The two and the categories are
+    combined by the method of variance estimates recovery (Zou and Donner 2008), which needs no stored predictions and
+    keeps the asymmetry of bounded figures. With one seed it holds the parts alone, with no cell intervals the seeds.
+    """
+    there = ~np.isnan(value)
+    seeds = there.sum(axis=2)
+    categories = (seeds > 0).sum(axis=1)
+    by_category = _nan_mean(value, 2)
+    mean = _nan_mean(by_category, 1)
+    deviations = np.where(there, value - by_category[:, :, None], 0.0)
+    freedom = np.maximum(seeds - 1, 0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = (deviations**2).sum(axis=(1, 2)) / freedom
+        seed_variance = variance * np.where(seeds > 0, 1.0 / seeds, 0.0).sum(axis=1)
+        seed_squares = np.where(freedom > 0, student_t.ppf(0.975, freedom) ** 2 * seed_variance, 0.0)
+        known = (freedom > 0) | ~np.isnan(low).all(axis=(1, 2))
+        below, above = (
+            np.where(known, np.sqrt(np.nansum(_nan_mean(parts, 2) ** 2, axis=1) + seed_squares) / categories, np.nan)
+            for parts in (value - low, high - value)
+        )
+    return mean, mean - below, mean + above
+
+
+def _nan_mean(values: FloatArray, axis: int) -> FloatArray:
+    """Mean of the numbers along an axis, NaN where there is none."""
+    count = (~np.isnan(values)).sum(axis=axis)
+    with np.errstate(invalid="ignore"):
+        mean: FloatArray = np.nansum(values, axis=axis) / np.where(count > 0, count, np.nan)
+    return mean
+
+
+def make_rankings(results: Iterable[CellResult]) -> list[Ranking]:
+    """Sort results into rankings; results that differ in data, teacher, image size or protocol never share one.
+
+    A cell that is there twice, or again with fewer conditions, is taken once.
+    """
+    groups: dict[tuple[object, ...], list[CellResult]] = {}
+    for cell in results:
+        spec = cell.spec
+        key = (
+            spec.dataset, bool(cell.split.custom), spec.backbone, spec.weights_sha256, spec.image_size, spec.protocol,
+        )  # fmt: skip
+        groups.setdefault(key, []).append(cell)
+    rankings = [_ranking(cells) for cells in groups.values()]
+    return sorted(rankings, key=lambda r: (r.spec.dataset, r.custom, r.spec.backbone, r.spec.weights, -len(r.cells)))
+
+
+def _ranking(cells: Sequence[CellResult]) -> Ranking:
+    labels = method_labels(cells)
+    categories = category_labels(cells)
+    kept: dict[tuple[str, str, int], CellResult] = {}
+    for label, category, cell in zip(labels, categories, cells, strict=True):
+        key = (label, category, cell.spec.seed)
+        if key not in kept or len(cell.image) > len(kept[key].image):
+            kept[key] = cell
+    methods = sorted({key[0] for key in kept})
+    names = sorted({key[1] for key in kept})
+    seeds = sorted({key[2] for key in kept})
+    # the cost is measured once and holds under every condition
+    figures = {
+        key: {name: by_metric | cell.cost for name, by_metric in cell.figures().items()} for key, cell in kept.items()
+    }
+    conditions = _in_order(name for cell in figures.values() for name in cell)
+    conditions.sort(key=lambda name: (name != CLEAN, ":" not in name, name))
+    metrics = _in_order(name for cell in figures.values() for condition in cell.values() for name in condition)
+
+    metric_at = {name: index for index, name in enumerate([*metrics, *DERIVED])}
+    condition_at = {name: index for index, name in enumerate(conditions)}
+    value = np.full((len(methods), len(names), len(seeds), len(conditions), len(metric_at)), np.nan)
+    low, high = value.copy(), value.copy()
+    notes: dict[Place, str] = {}
+    placed: dict[tuple[int, int, int], CellResult] = {}
+    for key, cell in kept.items():
+        place = (methods.index(key[0]), names.index(key[1]), seeds.index(key[2]))
+        placed[place] = cell
+        for condition, by_metric in figures[key].items():
+            for name, figure in by_metric.items():
+                where = (*place, condition_at[condition], metric_at[name])
+                if figure.value is None or not math.isfinite(figure.value):
+                    notes[where] = figure.note or "not a finite number"
+                else:
+                    value[where] = figure.value
+                    low[where] = np.nan if figure.low is None else figure.low
+                    high[where] = np.nan if figure.high is None else figure.high
+    _derive(value, metric_at, methods, conditions)
+    custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
+    return Ranking(
+        cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),
+        placed, value, low, high, notes,
+    )  # fmt: skip
+
+
+def _derive(value: FloatArray, metric_at: dict[str, int], methods: Sequence[str], conditions: Sequence[str]) -> None:
+    """Fill in the figures of `DERIVED`, cell by cell; NaN where what they need is missing."""
+    missing = np.full(value.shape[:-1], np.nan)
+
+    def figure(name: str) -> FloatArray:
+        return value[..., metric_at[name]] if name in metric_at else missing
+
+    shifts = [":" in name for name in conditions]
+    value[..., metric_at["image_auroc_shifted"]] = _nan_mean(figure("image_auroc")[..., shifts], 3)[..., None]
+    value[..., metric_at["augrc_saved"]] = figure("augrc_margin") - figure("augrc")
+    if "deterministic" in methods:
+        one = methods.index("deterministic")
+        for ratio, cost in COST_RATIOS.items():
+            value[..., metric_at[ratio]] = figure(cost) / figure(cost)[one]
+
+
+def category_labels(cells: Sequence[CellResult]) -> list[str]:
+    """One name per cell; where cells of one category saw different images, each says which."""
+    seen: dict[str, set[str]] = {}
+    for cell in cells:
+        seen.setdefault(cell.spec.category, set()).add(cell.spec.fingerprint)
+    return [
+        cell.spec.category
+        if len(seen[cell.spec.category]) == 1
+        else f"{cell.spec.category} (images {cell.spec.fingerprint[:8]})"
+        for cell in cells
+    ]
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,45 @@
+"""Results as tidy rows: one row per cell, condition and metric."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pandas as pd
+
+from rdbench.benchmark.results import CellResult
+from rdbench.report.variants import method_labels
+
+COLUMNS = (
+    "method", "dataset", "category", "seed", "backbone", "condition", "metric", "value", "low", "high", "note",
+)  # fmt: skip
+
+
+def tidy(results: Iterable[CellResult]) -> pd.DataFrame:
+    """One row per cell, condition and metric, in the order of the results.
+
+    `value`, `low` and `high` (95 % interval) are floats, NaN where undefined; `note` says why a value is undefined.
+    Methods that ran with other than their default options carry them in their name, e.g. `mc_dropout[p=0.3]`.
+    """
+    cells = list(results)
+    rows = [
+        (label, spec.dataset, spec.category, spec.seed, spec.backbone, condition, metric,
+         figure.value, figure.low, figure.high, figure.note)
+        for label, cell in zip(method_labels(cells), cells, strict=True)
+        for spec in (cell.spec,)
+        for condition, figures in cell.figures().items()
+        for metric, figure in figures.items()
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({"value": float, "low": float, "high": float})
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """The rows as CSV; undefined numbers are empty."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def as_json(table: pd.DataFrame) -> str:
+    """The rows as a JSON list of objects; undefined numbers are null."""
+    records = table.astype(object).where(table.notna(), None).to_dict(orient="records")
+    return json.dumps(records, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,54 @@
+"""What a result's method is called, so that no two things that could give different numbers share a name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rdbench.benchmark.results import CellResult, OptionValue
+from rdbench.registry import find_methods
+
+
+def method_labels(cells: Sequence[CellResult]) -> list[str]:
+    """One name per cell: the method, and in brackets what tells it from other cells of that method.
+
+    Options stand there where they differ from the method file's defaults (`mc_dropout[p=0.3]`), or, if the file is not
+    at hand, where they differ between the given cells. What else decides a cell's numbers (epochs, precision, source
+    of the method file, ...) stands there only where it differs between cells of one method on one dataset and backbone.
+    """
+    defaults = {name: file.defaults() for name, file in find_methods().items()}
+    values: dict[tuple[str, ...], set[OptionValue]] = defaultdict(set)
+    for cell in cells:
+        scope = (cell.spec.method, cell.spec.dataset, cell.spec.backbone)
+        for kind, traits in (("option", cell.spec.options), ("setting", _settings(cell))):
+            for key, value in traits.items():
+                values[*scope, kind, key].add(value)
+
+    def label(cell: CellResult) -> str:
+        scope = (cell.spec.method, cell.spec.dataset, cell.spec.backbone)
+        known = defaults.get(cell.spec.method, {})
+        shown = [
+            f"{key}={value}"
+            for key, value in cell.spec.options.items()
+            if (value != known[key] if key in known else len(values[*scope, "option", key]) > 1)
+        ]
+        shown += [f"{key}={value}" for key, value in _settings(cell).items() if len(values[*scope, "setting", key]) > 1]
+        return f"{cell.spec.method}[{', '.join(shown)}]" if shown else cell.spec.method
+
+    return [label(cell) for cell in cells]
+
+
+def _settings(cell: CellResult) -> dict[str, OptionValue]:
+    """What decides a cell's numbers beside its options and its place in a table."""
+    spec = cell.spec
+    height, width = spec.image_size
+    return {
+        "weights": f"{spec.weights} {spec.weights_sha256[:8]}",
+        "size": f"{width}x{height}",
+        "epochs": spec.epochs,
+        "batch": spec.batch_size,
+        "precision": spec.precision,
+        "alpha": cell.threshold.alpha,
+        "protocol": spec.protocol,
+        "source": spec.method_sha256[:8],
+    }

@@ -1,0 +1,98 @@
+"""Made-up results in the real schema. Their figures are drawn from a seed and mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, CellSpec, Figure, Provenance, Split, Threshold
+
+FRACTIONS = (
+    "image_auroc", "image_ap", "fpr", "fnr", "ece", "brier", "false_alarm_gap", "prevalence", "error_rate",
+)  # fmt: skip
+SELECTIVE = ("augrc", "aurc", "e_aurc", "failure_auroc", "errors_caught_10")
+COST = {
+    "train_seconds": 40.0,
+    "inference_ms": 12.0,
+    "teacher_passes": 1.0,
+    "decoder_passes": 1.0,
+    "peak_memory_mb": 300.0,
+}
+
+MakeCell = Callable[..., CellResult]
+
+
+def make_cell(
+    method: str = "deterministic",
+    category: str = "grid",
+    seed: int = 0,
+    *,
+    conditions: tuple[str, ...] = ("clean",),
+    failures: int = 7,
+    figures: dict[str, float | None] | None = None,
+    custom: str = "",
+    alpha: float = 0.1,
+    **spec: object,
+) -> CellResult:
+    """One cell; `figures` overrides drawn ones under every condition, `spec` fields of the specification."""
+    rng = np.random.default_rng([seed, *f"{method}/{category}".encode()])
+    fields: dict[str, object] = {
+        "protocol": PROTOCOL_VERSION, "dataset": "toy", "category": category, "method": method, "options": {},
+        "method_sha256": "a" * 64, "seed": seed, "backbone": "resnet18",
+        "weights": "torchvision/resnet18-f37072fd.pth", "weights_sha256": "b" * 64, "image_size": (256, 256),
+        "epochs": 10, "batch_size": 16, "precision": "fp32", "conditions": conditions, "fingerprint": "c" * 64,
+    } | spec  # fmt: skip
+
+    def figure(value: float | None, note: str = "") -> Figure:
+        if value is None:
+            return Figure(value=None, note=note)
+        return Figure(value=value, low=max(0.0, value - 0.04), high=min(1.0, value + 0.03))
+
+    def image_figures(k: int) -> dict[str, Figure]:
+        drawn = {name: float(rng.uniform(0.7, 0.99)) - 0.03 * k for name in FRACTIONS[:2]}
+        drawn |= {name: float(rng.uniform(0.02, 0.3)) for name in FRACTIONS[2:]}
+        made = {name: figure(value) for name, value in drawn.items()}
+        made["failures"] = Figure(value=float(failures))
+        for name in SELECTIVE:
+            for control in ("", "_random", "_margin", "_oracle"):
+                value = None if failures == 0 else float(rng.uniform(0.02, 0.2))
+                made[name + control] = figure(value, "no failures")
+        for name, value in (figures or {}).items():
+            made[name] = figure(value, "made undefined")
+        return made
+
+    pixel = {"pixel_auroc": figure(float(rng.uniform(0.9, 0.99))), "aupro_30": figure(float(rng.uniform(0.7, 0.95)))}
+    return CellResult(
+        spec=CellSpec.model_validate(fields),
+        provenance=Provenance(
+            created="2025-01-01T00:00:00Z", rdbench="0.1.0", packages={"torch": "2.8.0"}, git_commit="d" * 40,
+            git_dirty=False, device="cpu", platform="Linux", threads=2,
+        ),
+        split=Split(
+            train=60, calibration=12, test=60, test_anomalous=30, calibration_source="held out", custom=custom
+        ),
+        threshold=Threshold(alpha=alpha, value=1.0, level=alpha, attained=True),
+        cost={name: Figure(value=value * float(rng.uniform(1, 3))) for name, value in COST.items()},
+        pixel=dict.fromkeys(conditions, pixel),
+        image={name: image_figures(k) for k, name in enumerate(conditions)},
+        predictions_sha256="e" * 64,
+        interval="percentile bootstrap over parts, 1000 resamples",
+    )  # fmt: skip
+
+
+@pytest.fixture(name="make_cell")
+def _make_cell() -> MakeCell:
+    return make_cell
+
+
+@pytest.fixture
+def results() -> list[CellResult]:
+    """Four methods on three categories, two seeds and three conditions."""
+    return [
+        make_cell(method, category, seed, conditions=("clean", "lighting:3", "noise:3"))
+        for method in ("deterministic", "mc_dropout", "tta", "deep_ensemble")
+        for category in ("grid", "bolt", "label")
+        for seed in (0, 1)
+    ]

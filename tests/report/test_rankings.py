@@ -1,0 +1,125 @@
+"""What may be ranked together, and means over cells with their intervals."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rdbench.report.rankings import make_rankings
+
+
+def mean_of(ranking, metric, method=0, condition=0, category=None):
+    mean = ranking.mean(category)
+    place = (method, condition, ranking.metrics.index(metric))
+    return tuple(float(array[place]) for array in (mean.value, mean.low, mean.high))
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"dataset": "mvtec_ad"},
+        {"backbone": "resnet50"},
+        {"weights": "random", "weights_sha256": "f" * 64},
+        {"image_size": (512, 512)},
+        {"protocol": 2},
+        {"custom": "not an official category"},
+    ],
+)
+def test_what_differs_in_data_teacher_size_or_protocol_never_shares_a_ranking(make_cell, difference):
+    rankings = make_rankings([make_cell("tta"), make_cell("deterministic"), make_cell("tta", **difference)])
+    assert sorted(len(ranking.cells) for ranking in rankings) == [1, 2]
+
+
+def test_a_category_of_other_images_is_another_category(make_cell):
+    [ranking] = make_rankings([make_cell("tta"), make_cell("deterministic", fingerprint="9" * 64)])
+    assert len(ranking.categories) == 2
+    assert not ranking.complete.any()
+
+
+def test_a_method_that_lacks_a_category_is_not_complete(make_cell):
+    cells = [make_cell("tta", "grid"), make_cell("tta", "bolt"), make_cell("deterministic", "grid")]
+    [ranking] = make_rankings(cells)
+    assert dict(zip(ranking.methods, ranking.complete, strict=True)) == {"deterministic": False, "tta": True}
+
+
+def test_a_cell_that_is_there_twice_counts_once_and_the_one_with_more_conditions_is_kept(make_cell):
+    few = make_cell(figures={"image_auroc": 0.8})
+    more = make_cell(conditions=("clean", "noise:3"), figures={"image_auroc": 0.8})
+    [ranking] = make_rankings([few, more, few])
+    assert list(ranking.cells.values()) == [more]
+    assert ranking.conditions == ("clean", "noise:3")
+
+
+def test_one_cell_keeps_its_own_interval(make_cell):
+    [ranking] = make_rankings([make_cell(figures={"image_auroc": 0.9})])
+    assert mean_of(ranking, "image_auroc") == pytest.approx((0.9, 0.86, 0.93))
+
+
+def test_seeds_and_parts_combine_as_squares(make_cell):
+    values = (0.80, 0.84, 0.85)
+    [ranking] = make_rankings([make_cell(seed=i, figures={"image_auroc": v}) for i, v in enumerate(values)])
+    seeds = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
+    expected = (np.mean(values), np.mean(values) - np.hypot(0.04, seeds), np.mean(values) + np.hypot(0.03, seeds))
+    assert mean_of(ranking, "image_auroc") == pytest.approx(expected)
+
+
+def test_categories_weigh_the_same_however_many_seeds_they_have(make_cell):
+    cells = [make_cell(seed=i, category="grid", figures={"image_auroc": 0.9}) for i in range(3)]
+    [ranking] = make_rankings([*cells, make_cell(category="bolt", figures={"image_auroc": 0.7})])
+    value, low, high = mean_of(ranking, "image_auroc")
+    assert value == pytest.approx(0.8)
+    assert (low, high) == pytest.approx((0.8 - 0.04 / np.sqrt(2), 0.8 + 0.03 / np.sqrt(2)))
+    assert mean_of(ranking, "image_auroc", category=ranking.categories.index("bolt"))[0] == pytest.approx(0.7)
+
+
+def test_the_interval_covers_as_it_says():
+    """95 % of intervals from simulated cells hold the true mean over the same categories."""
+    from rdbench.report.rankings import mean_interval
+
+    rng = np.random.default_rng(0)
+    covered, trials, categories, seeds = 0, 2000, 5, 3
+    truth = rng.uniform(0.7, 0.8, categories)
+    for _ in range(trials):
+        parts = rng.normal(0, 0.02, (1, categories, 1, 1))
+        value = truth[None, :, None, None] + parts + rng.normal(0, 0.01, (1, categories, seeds, 1))
+        _, low, high = mean_interval(value, value - 1.96 * 0.02, value + 1.96 * 0.02)
+        covered += bool(low[0, 0] <= truth.mean() <= high[0, 0])
+    assert 0.94 < covered / trials < 0.985
+
+
+def test_undefined_cells_are_left_out_of_the_mean_and_counted(make_cell):
+    cells = [make_cell(category="grid", figures={"augrc": 0.1}), make_cell(category="bolt", failures=0)]
+    [ranking] = make_rankings(cells)
+    assert mean_of(ranking, "augrc")[0] == pytest.approx(0.1)
+    assert ranking.mean().defined[0, 0, ranking.metrics.index("augrc")] == 1
+    assert "no failures" in ranking.notes.values()
+
+
+def test_without_any_failure_the_mean_stays_undefined(make_cell):
+    [ranking] = make_rankings([make_cell(failures=0)])
+    assert np.isnan(mean_of(ranking, "augrc")).all()
+
+
+def test_failures_are_summed_over_categories_and_averaged_over_seeds(make_cell):
+    cells = [make_cell(category=c, seed=s, failures=n) for c, s, n in (("a", 0, 4), ("a", 1, 6), ("b", 0, 3))]
+    [ranking] = make_rankings(cells)
+    assert mean_of(ranking, "failures")[0] == pytest.approx(8)
+
+
+def test_derived_figures_are_made_cell_by_cell(make_cell):
+    cells = [
+        make_cell("deterministic", conditions=("clean", "noise:3", "noise:5", "overexposed")),
+        make_cell("tta", conditions=("clean", "noise:3"), figures={"augrc": 0.03, "augrc_margin": 0.05}),
+    ]
+    [ranking] = make_rankings(cells)
+    tta = ranking.methods.index("tta")
+    assert mean_of(ranking, "augrc_saved", tta)[0] == pytest.approx(0.02)
+    ratio = cells[1].cost["train_seconds"].value / cells[0].cost["train_seconds"].value
+    assert mean_of(ranking, "train_ratio", tta, condition=1)[0] == pytest.approx(ratio)
+    shifted = np.mean([cells[0].image[name]["image_auroc"].value for name in ("noise:3", "noise:5")])
+    assert mean_of(ranking, "image_auroc_shifted")[0] == pytest.approx(shifted)
+
+
+def test_a_number_that_is_not_finite_is_undefined(make_cell):
+    [ranking] = make_rankings([make_cell(figures={"image_auroc": float("inf")})])
+    assert np.isnan(mean_of(ranking, "image_auroc")).all()
+    assert "not a finite number" in ranking.notes.values()
