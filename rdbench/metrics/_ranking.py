@@ -94,7 +94,8 @@ def harmonic(k: FloatArray) -> FloatArray:
         return table
     large = np.maximum(k, len(_HARMONIC))
     series = np.log(large) + _EULER + 0.5 / large - 1 / (12 * large**2)  # the next term is below 1e-21
-    return np.where(k < len(_HARMONIC), _HARMONIC[np.minimum(k, len(_HARMONIC) - 1).astype(np.intp)], series)
+    small = _HARMONIC[np.minimum(k, len(_HARMONIC) - 1).astype(np.intp)]
+    return np.asarray(np.where(k < len(_HARMONIC), small, series))
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:

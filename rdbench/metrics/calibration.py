@@ -144,7 +144,7 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 def squared_errors(labels: ArrayLike, probabilities: ArrayLike) -> FloatArray:
     """(n,) squared errors, of which the Brier score is the mean."""
-    y, p = _labels_and_probabilities(labels, probabilities)
+    y, p = checked(labels, probabilities)
     return (p - y) ** 2
 
 
@@ -155,7 +155,7 @@ def nll(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 def log_losses(labels: ArrayLike, probabilities: ArrayLike) -> FloatArray:
     """(n,) negative log-likelihoods."""
-    y, p = _labels_and_probabilities(labels, probabilities)
+    y, p = checked(labels, probabilities)
     with np.errstate(divide="ignore"):
         return -np.log(np.where(y == 1, p, 1 - p))
 
@@ -164,7 +164,7 @@ def rank_probabilities(
     labels: ArrayLike, probabilities: ArrayLike, weights: NDArray[np.integer] | None = None
 ) -> tuple[Ranking, FloatArray]:
     """The checked ranking of labels by probabilities (n,), and the distinct probabilities (G,), ascending."""
-    y, p = _labels_and_probabilities(labels, probabilities)
+    y, p = checked(labels, probabilities)
     return rank(y, p, weights), np.unique(p)
 
 
@@ -188,7 +188,8 @@ def _binned(ranking: Ranking, values: FloatArray, bins: int) -> tuple[FloatArray
     return binned(ranking.size), binned(ranking.hits), binned(ranking.size * values)
 
 
-def _labels_and_probabilities(labels: ArrayLike, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def checked(labels: ArrayLike, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Labels and probabilities (n,) as float64, or a ValueError."""
     y, p = binary("labels", labels), probabilities("probabilities", values)
     same_length(labels=y, probabilities=p)
     return y, p

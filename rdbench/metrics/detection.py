@@ -39,9 +39,14 @@ class ErrorRates(NamedTuple):
 
 def rank_labels(labels: ArrayLike, scores: ArrayLike, weights: NDArray[np.integer] | None = None) -> Ranking:
     """The checked ranking of labels (n,) by scores (n,), under weights (R, n) if given."""
+    return rank(*checked(labels, scores), weights)
+
+
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Labels and scores (n,) as float64, or a ValueError."""
     y, s = binary("labels", labels), finite("scores", scores)
     same_length(labels=y, scores=s)
-    return rank(y, s, weights)
+    return y, s
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -119,8 +124,7 @@ def conformal_threshold(calibration_scores: ArrayLike, alpha: float = 0.10) -> T
 
 def error_rates(labels: ArrayLike, scores: ArrayLike, threshold: float) -> ErrorRates:
     """False-positive and false-negative rate of `score > threshold`; `nan` for a class that is absent."""
-    y, s = binary("labels", labels), finite("scores", scores)
-    same_length(labels=y, scores=s)
+    y, s = checked(labels, scores)
     if not math.isfinite(threshold):
         raise ValueError(f"threshold: {threshold} is not finite")
     above, anomalous = s > threshold, y == 1

@@ -123,7 +123,9 @@ def _exact_counts(pairs: Pairs) -> tuple[PixelCounts, FloatArray]:
         columns.append(image)
     pooled = np.concatenate([values for _, values in pairs])
     distinct, group, size = np.unique(pooled, return_inverse=True, return_counts=True)
-    anomalous, overlap, recall, alarm = (np.bincount(group, c) for c in np.concatenate(columns, axis=1))
+    anomalous, overlap, recall, alarm = (
+        np.bincount(group, column).astype(np.float64) for column in np.concatenate(columns, axis=1)
+    )
     anomalous_images = sum(regions.count > 0 for regions, _ in pairs)
     counts = PixelCounts(
         size.astype(np.float64),

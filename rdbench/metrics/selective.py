@@ -134,36 +134,56 @@ def coverage_at_risk_of(ranking: Ranking, risk: float) -> FloatArray:
     certain = reach.max(axis=1)
     # A tie of right and wrong beyond the last certain k may reach further in some of its orders.
     mixed = (r.hits > 0) & (r.hits < r.size) & (r.before >= certain[:, None])
-    expected = certain.copy()
-    for row in np.flatnonzero(mixed.any(axis=1)):
-        reached, unreached = 0.0, 1.0
-        for g in np.flatnonzero(mixed[row])[::-1]:
-            counts = (r.size[row, g], r.hits[row, g], r.before[row, g], r.hits_before[row, g])
-            mean, none = _last_allowed(*(int(c) for c in counts), risk)
-            reached, unreached = reached + unreached * mean, unreached * none
-        expected[row] = reached + unreached * certain[row]
-    return _with_failures(r, expected / r.total)
+    unreached = np.ones(len(certain))
+    reached = np.zeros(len(certain))
+    for g in np.flatnonzero(mixed.any(axis=0))[::-1]:
+        rows = mixed[:, g]
+        counts = np.stack([r.size[rows, g], r.hits[rows, g], r.before[rows, g], r.hits_before[rows, g]], axis=1)
+        mean, none = _last_allowed(counts.astype(np.int64), risk)
+        reached[rows] += unreached[rows] * mean
+        unreached[rows] *= none
+    return _with_failures(r, (reached + unreached * certain) / r.total)
+
+
+def _last_allowed(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, FloatArray]:
+    """Over the orders of ties: E[k; k is the last place inside with E_k/k <= risk], and P(no such place).
+
+    counts: (B, 4) per tie its size, hits, samples before and hits before; two arrays (B,) come back.
+    """
+    distinct, inverse = np.unique(counts, axis=0, return_inverse=True)
+    if len(distinct) == 1:  # the plain figure; many cells share it for the random control
+        one = _last_allowed_once(*(int(c) for c in distinct[0]), risk)
+        return np.full(len(counts), one[0]), np.full(len(counts), one[1])
+    mean, none = _walk_back(distinct, risk)
+    return mean[inverse], none[inverse]
 
 
 @lru_cache(maxsize=4096)
-def _last_allowed(size: int, hits: int, before: int, hits_before: int, risk: float) -> tuple[float, float]:
-    """Over the orders of a tie: E[k; k is the last place inside with E_k/k <= risk], and P(no such place).
+def _last_allowed_once(size: int, hits: int, before: int, hits_before: int, risk: float) -> tuple[float, float]:
+    mean, none = _walk_back(np.array([[size, hits, before, hits_before]]), risk)
+    return float(mean[0]), float(none[0])
 
-    Walks back from the end of the tie with the distribution of the errors among its first j, and takes
-    out what meets the risk. The end itself does not meet it.
+
+def _walk_back(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, FloatArray]:
+    """Walks back from the end of each tie with the distribution of the errors x among its first j places,
+    and takes out what meets the risk. The end itself does not meet it.
     """
-    x = np.arange(hits + 1)
-    chance = (x == hits).astype(np.float64)
-    mean = 0.0
-    for j in range(size - 1, 0, -1):
-        dropped = chance * x / (j + 1)  # the image at place j + 1 was one of the x errors
+    size, hits, before, hits_before = counts.T
+    x = np.arange(hits.max() + 1)
+    chance = np.zeros((len(counts), len(x)))
+    mean = np.zeros(len(counts))
+    for j in range(int(size.max()) - 1, 0, -1):
+        entering = np.flatnonzero(size == j + 1)
+        chance[entering, hits[entering]] = 1
+        dropped = chance * (x / (j + 1))  # the image at place j + 1 was one of the x errors
         chance -= dropped
-        chance[:-1] += dropped[1:]
-        meets = int(np.floor(risk * (before + j) + 1e-9)) - hits_before + 1
-        if meets > 0:
-            mean += float(chance[:meets].sum()) * (before + j)
-            chance[:meets] = 0
-    return mean, float(chance.sum())
+        chance[:, :-1] += dropped[:, 1:]
+        allowed = np.floor(risk * (before + j) + 1e-9) - hits_before
+        if (allowed >= 0).any():
+            meets = x <= allowed[:, None]
+            mean += (chance * meets).sum(axis=1) * (before + j)
+            chance[meets] = 0
+    return mean, chance.sum(axis=1)
 
 
 def errors_caught(errors: ArrayLike, uncertainty: ArrayLike, budget: float) -> float:

@@ -1,0 +1,169 @@
+"""All figures per image of one cell under one condition, by their printed names, and their intervals.
+
+The plain figures are the same code as a resample's, with every image drawn once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rdbench.metrics import calibration, detection, selective
+from rdbench.metrics._checks import FloatArray, finite, same_length
+from rdbench.metrics._ranking import Ranking, rank, ratio
+from rdbench.metrics.selective import Costs
+from rdbench.metrics.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    part_weights,
+    percentile_interval,
+    proportion_interval,
+)
+
+_WORK = 250_000  # resamples times images handled at once, so that temporaries stay in cache
+
+DEFAULT_COSTS = Costs()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The checked predictions of one cell under one condition, each (n,)."""
+
+    labels: FloatArray
+    scores: FloatArray
+    uncertainty: FloatArray
+    probabilities: FloatArray | None
+    threshold: float
+    costs: Costs
+
+    @property
+    def decisions(self) -> FloatArray:
+        """1 where the score lies above the threshold."""
+        return (self.scores > self.threshold).astype(np.float64)
+
+    @property
+    def errors(self) -> FloatArray:
+        """1 where the decision is wrong."""
+        return np.abs(self.decisions - self.labels)
+
+
+def check_sample(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    uncertainty: ArrayLike,
+    threshold: float,
+    probabilities: ArrayLike | None = None,
+    costs: Costs = DEFAULT_COSTS,
+) -> Sample:
+    """The predictions of n images, or a ValueError that names the argument that cannot be used.
+
+    `probabilities` from `cross_fitted_probabilities`; where those are `nan`, or None, `ece`, `brier` and
+    `nll` are `nan`.
+    """
+    y, s = detection.checked(labels, scores)
+    u = finite("uncertainty", uncertainty)
+    same_length(labels=y, uncertainty=u)
+    if not np.isfinite(threshold):
+        raise ValueError(f"threshold: {threshold} is not finite")
+    p = None
+    if probabilities is not None and not np.isnan(np.asarray(probabilities, dtype=np.float64)).all():
+        p = calibration.checked(y, probabilities)[1]
+    return Sample(y, s, u, p, float(threshold), Costs(*costs))
+
+
+def cell_metrics(sample: Sample) -> dict[str, float]:
+    """Every detection, selective and calibration figure of the sample by its name in the catalogue."""
+    return {name: float(values[0]) for name, values in _figures(sample, None).items()}
+
+
+def cell_bootstrap(
+    sample: Sample,
+    parts: ArrayLike,
+    *,
+    strata: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Interval]:
+    """The interval of every figure of `cell_metrics` that has one, over parts (n,) (within strata (n,)).
+
+    Percentile bootstrap; for `fpr`, `fnr` and `error_rate` Wilson's interval over the effective number of
+    images. The probabilities are resampled as they are, not fitted anew. `failures` and `prevalence` have none.
+    """
+    replicates = cell_replicates(sample, parts, strata=strata, resamples=resamples, seed=seed)
+    intervals = {name: percentile_interval(values, level) for name, values in replicates.items()}
+    part, normal = np.asarray(parts), sample.labels == 0
+    for name, among in (("fpr", normal), ("fnr", ~normal), ("error_rate", np.full(len(part), True))):
+        if among.any():
+            intervals[name] = proportion_interval(sample.errors[among], part[among], level)
+    return {name: interval for name, interval in intervals.items() if name not in ("failures", "prevalence")}
+
+
+def cell_replicates(
+    sample: Sample, parts: ArrayLike, *, strata: ArrayLike | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, FloatArray]:
+    """(R,) values of every figure in resamples over parts; feeds `statistics.aggregate_interval` too."""
+    weights = part_weights(parts, resamples, seed, strata)
+    same_length(labels=sample.labels, parts=weights[0])
+    rows = max(1, _WORK // weights.shape[1])
+    chunks = [_figures(sample, weights[i : i + rows]) for i in range(0, resamples, rows)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _figures(sample: Sample, weights: NDArray[np.int64] | None) -> dict[str, FloatArray]:
+    y, errors = sample.labels, sample.errors
+    drawn = np.ones((1, len(y))) if weights is None else weights.astype(np.float64)
+    images, anomalous, wrong = drawn.sum(axis=1), drawn @ y, drawn @ errors
+    by_score = rank(y, sample.scores, weights)
+    figures = {
+        "image_auroc": detection.auroc_of(by_score),
+        "image_ap": detection.average_precision_of(by_score),
+        "image_f1_max": detection.f1_max_of(by_score),
+        "image_fpr_95": detection.fpr_at_recall_of(by_score, 0.95),
+        "fpr": ratio(drawn @ (errors * (1 - y)), images - anomalous),
+        "fnr": ratio(drawn @ (errors * y), anomalous),
+        "failures": wrong,
+        "error_rate": wrong / images,
+        "prevalence": anomalous / images,
+    }
+    losses = selective.decision_losses(y, sample.decisions, sample.costs)
+    free = selective.controls(errors, sample.scores, sample.threshold)
+    for suffix, key in {"": sample.uncertainty, **{f"_{name}": u for name, u in free.items()}}.items():
+        by_key = rank(errors, key, weights)
+        loss_key = losses if suffix == "_oracle" else key
+        by_loss = rank(losses, loss_key, weights)
+        for name, values in _selective(by_key, by_loss, sample.costs.review).items():
+            figures[name + suffix] = values
+    figures["expected_cost_0"] = drawn @ losses / images
+    figures |= _calibration(sample, weights, drawn)
+    return figures
+
+
+def _selective(by_key: Ranking, by_loss: Ranking, review: float) -> dict[str, FloatArray]:
+    figures = {
+        "augrc": selective.augrc_of(by_key),
+        "aurc": selective.aurc_of(by_key),
+        "e_aurc": selective.e_aurc_of(by_key),
+        "failure_auroc": detection.auroc_of(by_key),
+    }
+    for percent in (80, 90, 95):
+        figures[f"risk_at_{percent}"] = selective.risk_at_coverage_of(by_key, percent / 100)
+    for percent in (1, 5):
+        figures[f"coverage_at_risk_{percent}"] = selective.coverage_at_risk_of(by_key, percent / 100)
+    for percent in (5, 10, 20):
+        figures[f"errors_caught_{percent}"] = selective.errors_caught_of(by_key, percent / 100)
+        figures[f"expected_cost_{percent}"] = selective.expected_cost_of(by_loss, review, percent / 100)
+    return figures
+
+
+def _calibration(sample: Sample, weights: NDArray[np.int64] | None, drawn: FloatArray) -> dict[str, FloatArray]:
+    if sample.probabilities is None:
+        return {name: np.full(len(drawn), np.nan) for name in ("ece", "brier", "nll")}
+    y, p = sample.labels, sample.probabilities
+    images = drawn.sum(axis=1)
+    return {
+        "ece": calibration.ece_of(*calibration.rank_probabilities(y, p, weights), calibration.BINS),
+        "brier": drawn @ calibration.squared_errors(y, p) / images,
+        "nll": drawn @ calibration.log_losses(y, p) / images,
+    }

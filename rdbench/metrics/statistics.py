@@ -1,0 +1,270 @@
+"""How sure a figure is: bootstrap over parts and seeds, Wilson's interval, paired tests, rank intervals.
+
+Images of one part are not independent, so a resample draws whole parts. A resample is kept as integer
+weights on the images, on which every metric ending in `_of` is computed for all resamples at once.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rdbench.metrics._checks import FloatArray, binary, groups, same_length
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Both ends of an interval. `undefined` resamples, in which the figure does not exist, are left out."""
+
+    low: float
+    high: float
+    undefined: int = 0
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A Wilcoxon signed-rank test of first against second over pairs.
+
+    pairs: pairs that were compared; left_out: pairs with a `nan`
+    difference: mean of first - second
+    effect: matched-pairs rank-biserial correlation in [-1, 1], positive if first is larger (Kerby 2014)
+    p_value: two-sided; p_holm: the same after Holm's correction for the tests made together
+    """
+
+    pairs: int
+    left_out: int
+    difference: float
+    effect: float
+    p_value: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class RankInterval:
+    """A rank, 1 = best, and the interval it has over resamples; equal means share their mean rank."""
+
+    rank: float
+    low: float
+    high: float
+
+
+def part_weights(
+    parts: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, strata: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """(R, n) how often each image is drawn when as many parts as there are are drawn with replacement.
+
+    parts: (n,) identifiers; strata: (n,) identifiers, e.g. the category, within which parts are drawn.
+    Cells that share test images and seed share their draws, row by row.
+    """
+    part = groups("parts", parts)
+    stratum = np.zeros(len(part), dtype=np.int64) if strata is None else groups("strata", strata)
+    same_length(parts=part, strata=stratum)
+    rng = np.random.default_rng(seed)
+    weights = np.empty((resamples, len(part)), dtype=np.int64)
+    for s in range(int(stratum.max()) + 1):
+        inside = stratum == s
+        members = groups("parts", part[inside])
+        count = int(members.max()) + 1
+        weights[:, inside] = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, members]
+    return weights
+
+
+def percentile_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """The central `level` of the values (R,) of resamples; those that are `nan` are left out and counted."""
+    array = np.asarray(values, dtype=np.float64)
+    defined = array[~np.isnan(array)]
+    if not len(defined):
+        return Interval(math.nan, math.nan, len(array))
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), len(array) - len(defined))
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.int64]], FloatArray],
+    parts: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    strata: ArrayLike | None = None,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile interval of a statistic that turns weights (R, n) into values (R,).
+
+    For instance `lambda w: augrc_of(rank_errors(errors, uncertainty, w))`.
+    """
+    return percentile_interval(statistic(part_weights(parts, resamples, seed, strata)), level)
+
+
+def wilson_interval(successes: float, trials: float, level: float = LEVEL) -> Interval:
+    """Wilson's (1927) interval of a proportion; `trials` may be an effective number. `nan` without trials."""
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes: {successes} is outside [0, {trials}]")
+    if trials == 0:
+        return Interval(math.nan, math.nan)
+    from statistics import NormalDist
+
+    z, p = NormalDist().inv_cdf((1 + level) / 2), successes / trials
+    centre = p + z * z / (2 * trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
+    scale = 1 + z * z / trials
+    return Interval(max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def proportion_interval(outcomes: ArrayLike, parts: ArrayLike, level: float = LEVEL) -> Interval:
+    """Wilson's interval of the mean of outcomes (n,) of 0 and 1 over the effective number of trials.
+
+    That number is p(1 - p) over the variance of the mean between parts (Kish's design effect), kept
+    between the parts and the images; at 0 or 1, where no variance can be seen, it is the parts.
+    """
+    x, part = binary("outcomes", outcomes), groups("parts", parts)
+    same_length(outcomes=x, parts=part)
+    n, size = len(x), np.bincount(part)
+    p = float(x.mean())
+    effective = float(len(size))
+    if 0 < p < 1 and len(size) > 1:
+        deviations = np.bincount(part, x) - size * p
+        variance = float(deviations @ deviations) * len(size) / (len(size) - 1) / n**2
+        effective = min(max(effective, p * (1 - p) / variance), n) if variance > 0 else float(n)
+    return wilson_interval(p * effective, effective, level)
+
+
+def aggregate_interval(
+    values: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    over_categories: bool = False,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of the mean over categories of the mean over seeds.
+
+    values: (C, S) one figure per category and seed, or (C, S, R) its resamples over parts, whose r-th go
+    together. Seeds are drawn with replacement within each category. The categories stand as they are,
+    being the benchmark itself; `over_categories` draws them too, for a statement about other categories.
+    A cell that is `nan` is left out of its mean.
+    """
+    cells = _cells("values", values)
+    rng = np.random.default_rng(seed)
+    if cells.shape[2] > 1:
+        resamples = cells.shape[2]
+    return percentile_interval(_resampled_means(cells[None], resamples, rng, over_categories)[0], level)
+
+
+def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
+    """Wilcoxon's signed-rank test over pairs, e.g. one per (category, seed); both (n,).
+
+    Pairs with a `nan` are left out and counted; equal pairs are dropped, as Wilcoxon (1945) does.
+    """
+    return paired_tests(first, {"second": second})["second"]
+
+
+def paired_tests(reference: ArrayLike, others: Mapping[str, ArrayLike]) -> dict[str, PairedTest]:
+    """The reference against each of the others, with Holm's correction over all of them."""
+    tests = {name: _wilcoxon(np.asarray(reference, float), np.asarray(o, float)) for name, o in others.items()}
+    adjusted = holm([test.p_value for test in tests.values()])
+    return {
+        name: PairedTest(t.pairs, t.left_out, t.difference, t.effect, t.p_value, float(p))
+        for (name, t), p in zip(tests.items(), adjusted, strict=True)
+    }
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """P-values adjusted by Holm's (1979) step-down; those that are `nan` do not count as tests."""
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # nan sorts last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def rank_intervals(
+    values: Mapping[str, ArrayLike],
+    *,
+    higher_is_better: bool,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    over_categories: bool = False,
+    level: float = LEVEL,
+) -> dict[str, RankInterval]:
+    """The rank of each method by its mean over categories and seeds, and the interval of that rank.
+
+    values: per method (C, S), or (C, S, R) resamples, as in `aggregate_interval`; each resample draws
+    the same categories and seeds for all methods. A cell that is `nan` for one method is left out for all.
+    """
+    cells = np.stack([_cells(name, array) for name, array in values.items()])
+    cells = np.where(np.isnan(cells).any(axis=0), np.nan, cells)
+    sign = -1.0 if higher_is_better else 1.0
+    if cells.shape[3] > 1:
+        resamples = cells.shape[3]
+    means = _resampled_means(cells, resamples, np.random.default_rng(seed), over_categories)
+    plain = _ranks(sign * np.nanmean(np.nanmean(cells, axis=(2, 3)), axis=1)[:, None])[:, 0]
+    ranks = _ranks(sign * means)
+    intervals = [percentile_interval(row, level) for row in ranks]
+    return {
+        name: RankInterval(float(rank), i.low, i.high) for name, rank, i in zip(values, plain, intervals, strict=True)
+    }
+
+
+def _cells(name: str, values: ArrayLike) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(f"{name}: (categories, seeds) or (categories, seeds, resamples) expected, got {array.shape}")
+    if np.isinf(array).any():
+        raise ValueError(f"{name}: infinite values")
+    return array
+
+
+def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator, over_categories: bool) -> FloatArray:
+    """(M, resamples) mean over categories of the mean over seeds, of cells (M, C, S, 1 or resamples)."""
+    _, categories, seeds, depth = cells.shape
+    category = np.broadcast_to(np.arange(categories), (resamples, categories))
+    if over_categories:
+        category = rng.integers(categories, size=(resamples, categories))
+    drawn = rng.integers(seeds, size=(resamples, categories, seeds))
+    replicate = np.arange(resamples)[:, None, None] % depth
+    picked = cells[:, category[:, :, None], drawn, replicate]  # (M, resamples, C, S)
+    return _mean(_mean(picked))
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    """Mean over the last axis of what is not `nan`; `nan` where nothing is left."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=-1)
+    total = np.where(defined, values, 0).sum(axis=-1)
+    undefined = np.full(total.shape, np.nan)
+    return np.asarray(np.divide(total, count, out=undefined, where=count > 0))
+
+
+def _ranks(means: FloatArray) -> FloatArray:
+    """(M, R) rank of each method in each column, smallest first, ties sharing their mean rank."""
+    below = (means[None] < means[:, None]).sum(axis=1)
+    equal = (means[None] == means[:, None]).sum(axis=1)
+    return np.where(np.isnan(means), np.nan, below + (equal + 1) / 2)
+
+
+def _wilcoxon(first: FloatArray, second: FloatArray) -> PairedTest:
+    same_length(first=first, second=second)
+    if first.ndim != 1 or not len(first):
+        raise ValueError(f"first: one non-empty dimension expected, got shape {first.shape}")
+    if np.isinf(first).any() or np.isinf(second).any():
+        raise ValueError("first, second: infinite values")
+    gap = (first - second)[~np.isnan(first - second)]
+    moved = gap[gap != 0]
+    left_out = len(first) - len(gap)
+    if not len(gap):
+        return PairedTest(0, left_out, math.nan, math.nan, math.nan, math.nan)
+    if not len(moved):
+        return PairedTest(len(gap), left_out, 0.0, 0.0, 1.0, 1.0)
+    from scipy.stats import rankdata, wilcoxon
+
+    ranks = rankdata(np.abs(moved))
+    p = float(wilcoxon(moved).pvalue)
+    return PairedTest(len(gap), left_out, float(gap.mean()), float((np.sign(moved) * ranks).sum() / ranks.sum()), p, p)
