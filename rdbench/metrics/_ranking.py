@@ -77,14 +77,27 @@ def rank(hits: FloatArray, key: FloatArray, weights: NDArray[np.integer] | None 
     """The ranking of a sample by `key` (n,), with `hits` (n,), under `weights` (R, n) or once as it is."""
     order = np.argsort(key)
     ordered = key[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    edges = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, [len(key)]])
+    starts = edges[:-1]
     if weights is None:
-        size = np.diff(starts, append=len(key)).astype(np.float64)[None]
-        return Ranking(size, np.add.reduceat(hits[order], starts)[None])
+        size = (edges[1:] - starts).astype(np.float64)
+        return Ranking(size[None], np.add.reduceat(hits[order], starts)[None])
     drawn = weights[:, order].astype(np.float64)
     if len(starts) == len(order):
         return Ranking(drawn, drawn * hits[order])
     return Ranking(np.add.reduceat(drawn, starts, axis=1), np.add.reduceat(drawn * hits[order], starts, axis=1))
+
+
+def stack(rankings: list[Ranking]) -> Ranking:
+    """Rankings of one sample by several keys as the rows of one, the shorter ones filled with empty groups."""
+    counts = np.zeros((2, sum(len(r.size) for r in rankings), max(r.size.shape[1] for r in rankings)))
+    row = 0
+    for r in rankings:
+        rows, groups = r.size.shape
+        counts[0, row : row + rows, :groups] = r.size
+        counts[1, row : row + rows, :groups] = r.hits
+        row += rows
+    return Ranking(counts[0], counts[1])
 
 
 def harmonic(k: FloatArray) -> FloatArray:
@@ -101,4 +114,4 @@ def harmonic(k: FloatArray) -> FloatArray:
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """Element by element, `nan` where the denominator is zero."""
     undefined = np.full(np.broadcast(numerator, denominator).shape, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator != 0)
+    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator != 0))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rdbench.metrics import calibration, detection, selective
 from rdbench.metrics._checks import FloatArray, finite, same_length
-from rdbench.metrics._ranking import Ranking, rank, ratio
+from rdbench.metrics._ranking import rank, ratio, stack
 from rdbench.metrics.selective import Costs
 from rdbench.metrics.statistics import (
     LEVEL,
@@ -127,33 +127,39 @@ def _figures(sample: Sample, weights: NDArray[np.int64] | None) -> dict[str, Flo
         "error_rate": wrong / images,
         "prevalence": anomalous / images,
     }
-    losses = selective.decision_losses(y, sample.decisions, sample.costs)
-    free = selective.controls(errors, sample.scores, sample.threshold)
-    for suffix, key in {"": sample.uncertainty, **{f"_{name}": u for name, u in free.items()}}.items():
-        by_key = rank(errors, key, weights)
-        loss_key = losses if suffix == "_oracle" else key
-        by_loss = rank(losses, loss_key, weights)
-        for name, values in _selective(by_key, by_loss, sample.costs.review).items():
-            figures[name + suffix] = values
-    figures["expected_cost_0"] = drawn @ losses / images
+    figures |= _selective(sample, weights)
+    figures["expected_cost_0"] = drawn @ selective.decision_losses(y, sample.decisions, sample.costs) / images
     figures |= _calibration(sample, weights, drawn)
     return figures
 
 
-def _selective(by_key: Ranking, by_loss: Ranking, review: float) -> dict[str, FloatArray]:
-    figures = {
-        "augrc": selective.augrc_of(by_key),
-        "aurc": selective.aurc_of(by_key),
-        "e_aurc": selective.e_aurc_of(by_key),
-        "failure_auroc": detection.auroc_of(by_key),
-    }
+def _selective(sample: Sample, weights: NDArray[np.int64] | None) -> dict[str, FloatArray]:
+    errors = sample.errors
+    losses = selective.decision_losses(sample.labels, sample.decisions, sample.costs)
+    free = selective.controls(errors, sample.scores, sample.threshold)
+    keys = {"": sample.uncertainty, **{f"_{name}": key for name, key in free.items()}}
+    by_error = [rank(errors, key, weights) for key in keys.values()]
+    by_loss = [rank(losses, losses if name == "_oracle" else key, weights) for name, key in keys.items()]
+    if weights is None:  # few rows: one call for all keys; many rows: the controls' few groups are faster alone
+        by_error, by_loss = [stack(by_error)], [stack(by_loss)]
+    review = sample.costs.review
+    figures: dict[str, FloatArray] = {}
+
+    def add(name: str, values: list[FloatArray]) -> None:
+        rows = np.concatenate(values).reshape(len(keys), -1)
+        figures.update({name + suffix: row for suffix, row in zip(keys, rows, strict=True)})
+
+    add("augrc", [selective.augrc_of(r) for r in by_error])
+    add("aurc", [selective.aurc_of(r) for r in by_error])
+    add("e_aurc", [selective.e_aurc_of(r) for r in by_error])
+    add("failure_auroc", [detection.auroc_of(r) for r in by_error])
     for percent in (80, 90, 95):
-        figures[f"risk_at_{percent}"] = selective.risk_at_coverage_of(by_key, percent / 100)
+        add(f"risk_at_{percent}", [selective.risk_at_coverage_of(r, percent / 100) for r in by_error])
     for percent in (1, 5):
-        figures[f"coverage_at_risk_{percent}"] = selective.coverage_at_risk_of(by_key, percent / 100)
+        add(f"coverage_at_risk_{percent}", [selective.coverage_at_risk_of(r, percent / 100) for r in by_error])
     for percent in (5, 10, 20):
-        figures[f"errors_caught_{percent}"] = selective.errors_caught_of(by_key, percent / 100)
-        figures[f"expected_cost_{percent}"] = selective.expected_cost_of(by_loss, review, percent / 100)
+        add(f"errors_caught_{percent}", [selective.errors_caught_of(r, percent / 100) for r in by_error])
+        add(f"expected_cost_{percent}", [selective.expected_cost_of(r, review, percent / 100) for r in by_loss])
     return figures
 
 

@@ -150,17 +150,17 @@ def _last_allowed(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, F
 
     counts: (B, 4) per tie its size, hits, samples before and hits before; two arrays (B,) come back.
     """
+    if len(counts) == 1:  # the plain figure; many cells share it for the random control
+        mean, none = _last_allowed_once(tuple(counts[0].tolist()), risk)
+        return np.array([mean]), np.array([none])
     distinct, inverse = np.unique(counts, axis=0, return_inverse=True)
-    if len(distinct) == 1:  # the plain figure; many cells share it for the random control
-        one = _last_allowed_once(*(int(c) for c in distinct[0]), risk)
-        return np.full(len(counts), one[0]), np.full(len(counts), one[1])
-    mean, none = _walk_back(distinct, risk)
-    return mean[inverse], none[inverse]
+    means, nones = _walk_back(distinct, risk)
+    return means[inverse], nones[inverse]
 
 
 @lru_cache(maxsize=4096)
-def _last_allowed_once(size: int, hits: int, before: int, hits_before: int, risk: float) -> tuple[float, float]:
-    mean, none = _walk_back(np.array([[size, hits, before, hits_before]]), risk)
+def _last_allowed_once(counts: tuple[int, ...], risk: float) -> tuple[float, float]:
+    mean, none = _walk_back(np.array([counts]), risk)
     return float(mean[0]), float(none[0])
 
 
@@ -179,10 +179,10 @@ def _walk_back(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, Floa
         chance -= dropped
         chance[:, :-1] += dropped[:, 1:]
         allowed = np.floor(risk * (before + j) + 1e-9) - hits_before
-        if (allowed >= 0).any():
-            meets = x <= allowed[:, None]
-            mean += (chance * meets).sum(axis=1) * (before + j)
-            chance[meets] = 0
+        few = chance[:, : max(0, int(allowed.max()) + 1)]
+        meets = x[: few.shape[1]] <= allowed[:, None]
+        mean += (few * meets).sum(axis=1) * (before + j)
+        few[meets] = 0
     return mean, chance.sum(axis=1)
 
 
