@@ -61,7 +61,7 @@ def _signed(constant: int) -> int:
 
 def _shift_right(values: Tensor, bits: int) -> Tensor:
     """The logical shift of an unsigned 64-bit number; torch's own copies the sign."""
-    return (values >> bits) & (2 ** (64 - bits) - 1)
+    return (values >> bits).bitwise_and(2 ** (64 - bits) - 1)
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,199 @@
+"""Reading image files: every kind of pixel to 8-bit RGB, every damage to one clear line, in order, on all cores."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdbench.datasets import ImageRecord, load_category
+from rdbench.datasets.decode import decode_batches, decode_images, decode_masks
+from rdbench.datasets.files import read_image, read_mask
+from rdbench.datasets.fingerprint import fingerprint
+from rdbench.errors import InputError
+from tests.datasets import trees
+
+
+def record(path: Path, mask: Path | None = None) -> ImageRecord:
+    return ImageRecord(key=path.stem, label=int(mask is not None), part=path.stem, path=path, mask_path=mask)
+
+
+GREY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_grey_becomes_three_equal_channels(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(GREY).save(path)
+    assert np.array_equal(read_image(record(path)), np.stack([GREY] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image.{suffix}"
+    values = np.array([[0, 128, 129, 257], [32768, 65407, 65406, 65535]], np.uint16)
+    Image.fromarray(values).save(path)
+    expected = np.array([[0, 0, 1, 1], [128, 255, 254, 255]], np.uint8)  # round(value / 257)
+    assert np.array_equal(read_image(record(path))[..., 0], expected)
+
+
+def test_palette_alpha_and_two_level_images(tmp_path: Path) -> None:
+    colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]], np.uint8)
+    rgb = Image.fromarray(colours)
+    rgb.quantize(4).save(tmp_path / "palette.png")
+    rgba = np.dstack([colours, np.array([[0, 80], [255, 255]], np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "alpha.png")
+    for name in ("palette", "alpha"):
+        assert np.array_equal(read_image(record(tmp_path / f"{name}.png")), colours)
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
+    assert read_image(record(tmp_path / "bits.png")).tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_floating_point_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "image.tif")
+    with pytest.raises(InputError, match=r"image\.tif has floating-point values"):
+        read_image(record(tmp_path / "image.tif"))
+
+
+def test_masks_are_whatever_is_not_black(tmp_path: Path) -> None:
+    image = trees.draw(tmp_path / "image.png", (2, 2))
+    wanted = [[False, True], [True, False]]
+    mask = tmp_path / "mask.png"
+    for pixels in (
+        np.array([[0, 1], [255, 0]], np.uint8),
+        np.array([[0, 1], [65535, 0]], np.uint16),
+        np.array([[False, True], [True, False]]),
+        np.array([[[0, 0, 0], [0, 0, 1]], [[9, 0, 0], [0, 0, 0]]], np.uint8),
+    ):
+        Image.fromarray(pixels).save(mask)
+        assert read_mask(record(image, mask)).tolist() == wanted
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
+    whole = trees.draw(tmp_path / f"whole.{suffix}", (40, 30), seed=1).read_bytes()
+    path = tmp_path / f"cut.{suffix}"
+    for share in (0.0, 0.01, 0.1, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(InputError, match=rf"cut\.{suffix} cannot be read"):
+            read_image(record(path))
+
+
+def test_text_and_absent_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("this is no image")
+    with pytest.raises(InputError, match=r"text\.png cannot be read"):
+        read_image(record(tmp_path / "text.png"))
+    with pytest.raises(InputError, match=r"gone\.png does not exist"):
+        read_image(record(tmp_path / "gone.png"))
+
+
+def reference(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """What torchvision's Resize does to a PIL image, by torchvision itself."""
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    with Image.open(path) as image:
+        return np.asarray(functional.resize(image.convert("RGB"), list(size)))
+
+
+def test_decoding_is_rd4ads_resize_in_order(tmp_path: Path) -> None:
+    trees.mvtec_ad(tmp_path)
+    category = load_category("mvtec_ad", "bottle", tmp_path, seed=0)
+    done: list[int] = []
+    decoded = decode_images(category, category.test, (16, 10), workers=3, on_image=done.append)
+    assert decoded.shape == (6, 16, 10, 3)
+    assert done == [1, 2, 3, 4, 5, 6]
+    for pixels, image in zip(decoded, category.test, strict=True):
+        assert image.path is not None
+        assert np.array_equal(pixels, reference(image.path, (16, 10)))
+    batches = list(decode_batches(category, category.test, (16, 10), batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 2]
+    assert np.array_equal(np.concatenate(batches), decoded)
+    masks = decode_masks(category, category.test)
+    assert [int(mask.sum()) for mask in masks] == [24, 24, 24, 0, 0, 0]
+    assert decode_images(category, [], (16, 10)).shape == (0, 16, 10, 3)
+
+
+def test_decoding_names_the_broken_file(tmp_path: Path) -> None:
+    folder = trees.mvtec_ad(tmp_path)
+    category = load_category("mvtec_ad", "bottle", tmp_path, seed=0)
+    whole = (folder / "test/dent/000.png").read_bytes()
+    (folder / "test/dent/000.png").write_bytes(whole[:100])
+    with pytest.raises(InputError, match=r"dent/000\.png cannot be read"):
+        decode_images(category, category.test, (8, 8))
+
+
+def test_readers_travel_to_other_processes(tmp_path: Path) -> None:
+    trees.mvtec_ad(tmp_path)
+    category = pickle.loads(pickle.dumps(load_category("mvtec_ad", "bottle", tmp_path, seed=0)))
+    assert category.read_image(category.test[0]).shape == (8, 12, 3)
+
+
+def test_the_fingerprint_tells_names_and_contents(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    trees.mvtec_ad(root)
+
+    def print_of() -> str:
+        return load_category("mvtec_ad", "bottle", root, seed=0).fingerprint
+
+    first = print_of()
+    assert len(first) == 64
+    assert print_of() == first == load_category("mvtec_ad", "bottle", root, seed=7).fingerprint
+    (root / "bottle/readme.txt").write_text("not an image")
+    assert print_of() == first
+    mask = root / "bottle/ground_truth/crack/000_mask.png"
+    before = mask.read_bytes()
+    Image.new("L", (12, 8), 255).save(mask)
+    assert print_of() != first
+    mask.write_bytes(before)
+    assert print_of() == first
+    (root / "bottle/train/good/000.png").rename(root / "bottle/train/good/900.png")
+    assert print_of() != first
+    moved = tmp_path / "elsewhere"
+    (root / "bottle/train/good/900.png").rename(root / "bottle/train/good/000.png")
+    root.rename(moved)
+    assert load_category("mvtec_ad", "bottle", moved, seed=0).fingerprint == first
+
+
+def test_the_fingerprint_is_cached_by_size_and_time(tmp_path: Path) -> None:
+    file = tmp_path / "data/a.png"
+    file.parent.mkdir()
+    file.write_bytes(b"one")
+    first = fingerprint(file.parent, [file])
+    stat = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint(file.parent, [file]) == first  # same size and time: not read again
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert fingerprint(file.parent, [file]) != first
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"a.png": 3}', b'{"a.png": ["x", 1, 2]}', b"\xff\xfe"])
+def test_a_corrupt_cache_is_only_slower(tmp_path: Path, damage: bytes) -> None:
+    file = tmp_path / "data/a.png"
+    file.parent.mkdir()
+    file.write_bytes(b"one")
+    first = fingerprint(file.parent, [file])
+    (cache,) = (tmp_path / "cache").rglob("*.json")
+    cache.write_bytes(damage)
+    assert fingerprint(file.parent, [file]) == first
+    assert json.loads(cache.read_text())["a.png"][0] == 3
+
+
+def test_many_may_fingerprint_at_once_and_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"data/{name}.png" for name in range(20)]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text(file.name)
+    with ThreadPoolExecutor(8) as pool:
+        prints = set(pool.map(lambda _: fingerprint(files[0].parent, files), range(16)))
+    assert len(prints) == 1
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    monkeypatch.setenv("RDBENCH_CACHE", str(files[0] / "not a folder"))
+    assert {fingerprint(files[0].parent, files)} == prints
