@@ -6,7 +6,7 @@ import math
 
 from rdbench.metrics.catalog import METRICS, Metric
 
-UNDEFINED = "\N{EN DASH}"
+UNDEFINED = DASH = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 TITLES = {
@@ -97,3 +97,13 @@ def written(metric: str, value: float) -> str:
     if unit == "count" or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def written_interval(metric: str, low: float, high: float) -> str:
+    """A 95 % interval in as few signs as it takes; empty where there is none or it has no width."""
+    first, last = written(metric, low), written(metric, high)
+    if math.isnan(low) or math.isnan(high) or first == last:
+        return ""
+    if describe(metric).unit == "difference":
+        return f"{first} to {last}"
+    return f"{first.removesuffix(TIMES)}{DASH}{last}"

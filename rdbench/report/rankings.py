@@ -67,6 +67,18 @@ class Ranking:
             present[method, category] = True
         return np.asarray(present.all(axis=1))
 
+    @cached_property
+    def _reasons(self) -> dict[tuple[int, int, int], set[str]]:
+        reasons: dict[tuple[int, int, int], set[str]] = {}
+        for (method, _, _, condition, metric), note in self.notes.items():
+            reasons.setdefault((method, condition, metric), set()).add(note)
+        return reasons
+
+    def why_undefined(self, method: int, condition: int, metric: int) -> str:
+        """Why a method's cells lack a figure, if all for one reason, else an empty string."""
+        reasons = self._reasons.get((method, condition, metric), set())
+        return next(iter(reasons)) if len(reasons) == 1 else ""
+
     def cells_of(self, method: int) -> list[CellResult]:
         """The method's cells, by category and seed."""
         return [cell for place, cell in sorted(self.cells.items()) if place[0] == method]
@@ -138,7 +150,9 @@ def make_rankings(results: Iterable[CellResult]) -> list[Ranking]:
         )  # fmt: skip
         groups.setdefault(key, []).append(cell)
     rankings = [_ranking(cells) for cells in groups.values()]
-    return sorted(rankings, key=lambda r: (r.spec.dataset, r.custom, r.spec.backbone, r.spec.weights, -len(r.cells)))
+    return sorted(
+        rankings, key=lambda r: (bool(r.custom), r.spec.dataset, r.spec.backbone, r.spec.weights, -len(r.cells))
+    )
 
 
 def _ranking(cells: Sequence[CellResult]) -> Ranking:

@@ -124,9 +124,7 @@ def _value(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> tuple[flo
 def _figure(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> Text:
     value, partial = _value(ranking, mean, m, k, name)
     if np.isnan(value):
-        f = ranking.metrics.index(name)
-        reasons = {note for place, note in ranking.notes.items() if (place[0], place[3], place[4]) == (m, k, f)}
-        return Text(reasons.pop() if len(reasons) == 1 else UNDEFINED, style="dim")
+        return Text(ranking.why_undefined(m, k, ranking.metrics.index(name)) or UNDEFINED, style="dim")
     text = Text(written(name, value))
     if name in WITH_MARGIN:
         text.append(f" ({written(name, _value(ranking, mean, m, k, f'{name}_margin')[0])})", style="dim")
