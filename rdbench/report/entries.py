@@ -1,17 +1,27 @@
-"""Published entries: the cells of one method on one dataset, one JSON file each.
+"""Where cells come from: runs of one's own, and published entries.
 
-An entry is foreign text. It is checked against the schema; its strings are only ever shown.
+An entry is one JSON file, the cells of one method on one dataset, with their stored predictions, so that every figure
+can be computed again by whoever reads it. It is foreign text: checked against the schema, and only ever shown.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from rdbench.benchmark.results import CLEAN, CellResult, Record
+from rdbench.benchmark.results import CLEAN, CellResult, Predictions, Record, slug
+from rdbench.benchmark.store import PREDICTIONS, Store, read_predictions, write_text
 from rdbench.errors import InputError
+from rdbench.report.assets import leaderboard_directory
 
 MAX_BYTES = 200_000_000
 
@@ -21,6 +31,21 @@ class Entry(Record):
 
     version: Literal[1] = Field(alias="schema")
     cells: tuple[CellResult, ...] = Field(min_length=1)
+    predictions: dict[str, str] = {}
+    """The cells' prediction archives in Base64, by the SHA-256 that the cell gives."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cell and where it came from."""
+
+    result: CellResult
+    origin: str
+    """The entry or the run's directory, as the reader knows it."""
+    predictions: Callable[[], Predictions] | None = None
+    """Reads the stored predictions; None where they are not at hand."""
+    directory: Path | None = None
+    """The cell's directory, for a run of one's own."""
 
 
 def read_entry(path: Path) -> Entry:
@@ -44,6 +69,79 @@ def read_entry(path: Path) -> Entry:
     return entry
 
 
-def read_entries(directory: Path) -> list[CellResult]:
-    """All cells of the entries `directory/<dataset>/<method>.json`. Raises InputError if one is not valid."""
-    return [cell for path in sorted(directory.glob("*/*.json")) for cell in read_entry(path).cells]
+def entry_predictions(entry: Entry, cell: CellResult, path: Path) -> Predictions:
+    """The cell's predictions out of its entry. Raises InputError if they are not what the cell's hash says."""
+    try:
+        content = base64.b64decode(entry.predictions[cell.predictions_sha256], validate=True)
+        if hashlib.sha256(content).hexdigest() != cell.predictions_sha256:
+            raise ValueError("they are not what the result was computed from")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
+                raise ValueError(f"unpacked they are larger than {MAX_BYTES // 1_000_000} MB")
+        return Predictions.load(io.BytesIO(content))  # type: ignore[arg-type]  # NumPy reads it like a file
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: the predictions of {cell.spec} cannot be used: {error}") from error
+
+
+def published(directory: Path | None = None) -> list[Source]:
+    """All cells of the entries `directory/<dataset>/<method>.json`, or of those that came with rdbench.
+
+    Raises InputError if the directory is not there or an entry is not valid.
+    """
+    if directory is not None and not directory.is_dir():
+        raise InputError(f"no published entries at {directory}: no such directory")
+    root = directory or leaderboard_directory("results")
+    sources = []
+    for path in sorted(root.glob("*/*.json")):
+        entry = read_entry(path)
+        for cell in entry.cells:
+            held = cell.predictions_sha256 in entry.predictions
+            predictions = partial(entry_predictions, entry, cell, path) if held else None
+            sources.append(Source(cell, path.relative_to(root).as_posix(), predictions))
+    return sources
+
+
+def read_entries(directory: Path | None = None) -> list[CellResult]:
+    """All results of the entries in a directory, see `published`."""
+    return [source.result for source in published(directory)]
+
+
+def stored(store: Store) -> list[Source]:
+    """All finished cells of a run. Raises InputError if one cannot be read."""
+    return [
+        Source(result, path.relative_to(store.root).as_posix(), partial(read_predictions, path, result), path)
+        for path, result in store.results()
+    ]
+
+
+def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
+    """Write a run's cells as entries `out/<dataset>/<method>.json`, one per method and dataset, predictions included.
+
+    An entry that is there is replaced. Raises InputError if there is nothing to publish or `out` cannot be written.
+    """
+    by_entry: dict[tuple[str, str], list[Source]] = {}
+    for source in sources:
+        by_entry.setdefault((source.result.spec.dataset, source.result.spec.method), []).append(source)
+    if not by_entry:
+        raise InputError("there is no finished cell to publish; run `rdbench run` first")
+    written = []
+    for (dataset, method), cells in by_entry.items():
+        path = out / slug(dataset) / f"{slug(method)}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, _as_entry(cells).model_dump_json(by_alias=True, indent=1) + "\n")
+            path.chmod(0o644)
+        except OSError as error:
+            raise InputError(f"cannot write the entry {path}: {error.strerror}") from error
+        written.append(path)
+    return written
+
+
+def _as_entry(sources: Sequence[Source]) -> Entry:
+    predictions = {}
+    for source in sources:
+        if source.directory is not None and source.predictions is not None:
+            source.predictions()  # raises if the file is not what the result was computed from
+            content = (source.directory / PREDICTIONS).read_bytes()
+            predictions[source.result.predictions_sha256] = base64.b64encode(content).decode()
+    return Entry(schema=1, cells=tuple(source.result for source in sources), predictions=predictions)

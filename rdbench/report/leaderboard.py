@@ -14,6 +14,7 @@ from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult
 from rdbench.errors import InputError
 from rdbench.report.assets import leaderboard_directory
 from rdbench.report.columns import describe, title, written
+from rdbench.report.entries import read_entries as read_entries
 from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.views import TRACK, Row, shown_columns, table_rows
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -29,21 +30,26 @@ WITH_MARGIN = ("augrc", "aurc", "failure_auroc")
 """Figures written beside what the free control, the threshold margin, reaches on the same predictions."""
 
 
-def summary_table(
-    results: Iterable[CellResult], failures: Sequence[CellFailure] = (), width: int = 120
-) -> RenderableType:
-    """What `rdbench run` ends with: one table per ranking, one block per condition, one row per method.
+@dataclass(frozen=True)
+class Summary:
+    """What `rdbench run` ends with, as wide as the console: what does not fit is left out."""
 
-    Figures are means over cells. `width` is the terminal's, in characters; what does not fit is left out.
-    """
-    parts: list[RenderableType] = []
-    for ranking in make_rankings(results):
-        parts += [_ranking_table(ranking, width), Text()]
-    if failures:
-        parts.append(_failure_table(failures))
-    elif not parts:
-        parts.append(Text("no results yet"))
-    return Group(*parts)
+    results: Sequence[CellResult]
+    failures: Sequence[CellFailure]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for ranking in make_rankings(self.results):
+            yield _ranking_table(ranking, options.max_width)
+            yield Text()
+        if self.failures:
+            yield _failure_table(self.failures)
+        elif not self.results:
+            yield Text("no results yet")
+
+
+def summary_table(results: Iterable[CellResult], failures: Iterable[CellFailure] = ()) -> Summary:
+    """One table per ranking, one block per condition, one row per method: figures are means over cells."""
+    return Summary(list(results), list(failures))
 
 
 def ranking_title(ranking: Ranking) -> str:

@@ -130,7 +130,8 @@ def test_published_entries_are_read_back_as_they_were(make_cell, tmp_path):
     cells = [make_cell("tta", seed=seed) for seed in (0, 1)]
     write_entry(tmp_path, cells)
     assert read_entries(tmp_path) == cells
-    assert read_entries(tmp_path / "nothing") == []
+    with pytest.raises(InputError, match="no such directory"):
+        read_entries(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

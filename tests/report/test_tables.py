@@ -9,7 +9,7 @@ from rdbench.report.tables import summary_table
 
 def shown(results, failures=(), width=120):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(summary_table(results, failures, width=width))
+    console.print(summary_table(results, failures))
     return console.export_text()
 
 
