@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdbench.protocol import Batch
-from rdbench.rd.precision import autocast
+from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
+from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FEATURE_BYTES_IN_MEMORY = 6 * 2**30
 """Features larger than this are kept in a file that is mapped into memory."""
@@ -47,7 +45,7 @@ class FeatureBank:
         images: NDArray[np.uint8],
         teacher: Teacher,
         device: torch.device,
-        precision: str,
+        precision: Precision,
         batch_size: int,
         directory: Path,
     ) -> None:

@@ -200,4 +200,4 @@ class Predictions:
 def slug(name: str) -> str:
     """A name that came from a file or a user, made safe as one path component; distinct names stay distinct."""
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
-    return safe if safe == name else f"{safe or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe if safe and safe == name else f"{safe or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

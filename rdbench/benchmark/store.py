@@ -37,7 +37,7 @@ class Store:
 
     def results(self) -> Iterator[tuple[Path, CellResult]]:
         """Every finished cell's directory and result, in the order of their paths."""
-        for path in sorted(self.root.glob(f"*/*/*/{RESULT}")):
+        for path in sorted(self.root.glob(f"[!.]*/*/*/{RESULT}")):
             yield path.parent, read_result(path)
 
     def write(self, result: CellResult, predictions: Path, model: Path | None = None) -> Path:

@@ -34,5 +34,5 @@ def _has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # oneDNN says yes wherever it can emulate bf16, which is slower than float32.
-        return bool(torch._C._cpu._is_avx512_bf16_supported())  # type: ignore[attr-defined]
+        return bool(torch.cpu._is_avx512_bf16_supported())
     return False

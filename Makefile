@@ -1,0 +1,45 @@
+# Two commands are all a fresh clone needs: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+METHODS := deterministic,mc_dropout,tta,deep_ensemble
+
+.PHONY: help install demo test lint speed clean
+
+help:
+	@echo "make demo   install into $(VENV), run four methods on the built-in data, write the page"
+	@echo "make test   install, check style and types, run the tests"
+	@echo "make speed  measure against the peers (installs them apart; takes long)"
+	@echo "make clean  remove $(VENV) and what the demo wrote"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt; \
+	fi
+	@touch $@
+
+demo: install
+	$(BIN)/rdbench run --method $(METHODS) --dataset toy --epochs 10 --shift lighting:3 --out $(DEMO)/runs
+	$(BIN)/rdbench leaderboard --runs $(DEMO)/runs --out $(DEMO)/site
+	@echo "Open $(CURDIR)/$(DEMO)/site/index.html"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+speed: install
+	$(BIN)/python tests/speed/metrics.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)

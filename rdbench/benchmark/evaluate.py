@@ -1,0 +1,164 @@
+"""From stored predictions to figures with intervals. Imports no torch, so figures can be computed again for ever."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdbench.benchmark.results import CLEAN, Figure, Predictions, Threshold
+from rdbench.benchmark.store import Store, read_predictions
+from rdbench.metrics import calibration, detection, shift
+from rdbench.metrics.catalog import METRICS
+from rdbench.metrics.cell import cell_bootstrap, cell_metrics, check_sample
+from rdbench.metrics.localization import PixelAccumulator
+from rdbench.metrics.reasons import why_undefined
+from rdbench.metrics.statistics import RESAMPLES, Interval
+
+FOLD_SEED = 0
+INTERVAL = (
+    f"95 %: percentile bootstrap, {RESAMPLES} resamples of parts; Wilson's for fpr, fnr and error_rate; "
+    "none for pixel figures and cost"
+)
+NO_NORMAL = "no normal image"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one condition shows of a cell: n images."""
+
+    labels: NDArray[np.int8]
+    parts: NDArray[np.str_]
+    scores: Floats
+    uncertainties: Floats
+
+    def normal(self) -> NDArray[np.bool_]:
+        """(n,) which images are normal."""
+        return np.equal(self.labels, 0)
+
+
+def views(predictions: Predictions) -> dict[str, View]:
+    """Every condition's view: the clean one, the shifts, and the real lightings, each a subset of clean."""
+    everything = np.ones(len(predictions.labels), bool)
+    rows = [(name, index, everything) for index, name in enumerate(predictions.conditions)]
+    for lighting in sorted(set(predictions.lightings.tolist()) - {""}):
+        rows.append((lighting, 0, predictions.lightings == lighting))
+    return {
+        name: View(
+            predictions.labels[chosen],
+            predictions.parts[chosen],
+            predictions.scores[index, chosen].astype(np.float64),
+            predictions.uncertainties[index, chosen].astype(np.float64),
+        )
+        for name, index, chosen in rows
+    }
+
+
+def evaluate_predictions(
+    predictions: Predictions, alpha: float, resamples: int = RESAMPLES
+) -> tuple[Threshold, dict[str, dict[str, Figure]]]:
+    """The threshold and all image figures by condition; `resamples` 0 leaves the intervals out."""
+    found = detection.conformal_threshold(predictions.calibration_scores, alpha)
+    threshold = Threshold(alpha=alpha, value=found.value, level=found.level, attained=found.attained)
+    by_condition = views(predictions)
+    clean = by_condition[CLEAN]
+    figures = {}
+    for name, view in by_condition.items():
+        figures[name] = view_figures(view, threshold.value, predictions.calibration_scores, resamples)
+        if ":" in name:
+            figures[name] |= _shift_figures(view, clean, threshold.value, figures[CLEAN], figures[name])
+    return threshold, figures
+
+
+def view_figures(
+    view: View, threshold: float, calibration_scores: NDArray[np.float32], resamples: int
+) -> dict[str, Figure]:
+    """The image figures of one condition."""
+    probabilities = calibration.cross_fitted_probabilities(view.labels, view.scores, view.parts, FOLD_SEED)
+    sample = check_sample(view.labels, view.scores, view.uncertainties, threshold, probabilities)
+    intervals = cell_bootstrap(sample, view.parts, resamples=resamples) if resamples else {}
+    reasons = {
+        "detection": why_undefined(labels=view.labels),
+        "selective": why_undefined(errors=sample.errors),
+        "calibration": calibration.why_uncalibrated(view.labels, view.parts),
+    }
+    figures = {
+        name: _figure(value, reasons[METRICS[name].family], intervals.get(name))
+        for name, value in cell_metrics(sample).items()
+    }
+    normal = view.scores[view.normal()]
+    gap = calibration.false_alarm_gap(calibration_scores, normal) if len(normal) else math.nan
+    figures["false_alarm_gap"] = _figure(gap, "under 4 calibration images" if len(normal) else NO_NORMAL)
+    return figures
+
+
+def _shift_figures(
+    view: View, clean: View, threshold: float, clean_figures: Mapping[str, Figure], figures: Mapping[str, Figure]
+) -> dict[str, Figure]:
+    """What the shift does to detection and uncertainty, beside the same images clean."""
+    before, after = clean_figures["image_auroc"].value, figures["image_auroc"].value
+    drop = math.nan if before is None or after is None else before - after
+    rises = left = math.nan
+    if (normal := view.normal()).any():
+        rises = shift.shift_auroc(clean.uncertainties[normal], view.uncertainties[normal])
+        left = shift.deferred_false_alarms(view.labels, view.scores > threshold, view.uncertainties, 0.10)
+    return {
+        "auroc_drop": _figure(drop, why_undefined(labels=view.labels)),
+        "shift_auroc": _figure(rises, NO_NORMAL),
+        "fpr_deferred_10": _figure(left, NO_NORMAL),
+    }
+
+
+def pixel_figures(
+    conditions: Sequence[str], accumulators: Sequence[Mapping[str, PixelAccumulator]]
+) -> dict[str, dict[str, Figure]]:
+    """Pixel figures by condition, and by real lighting under the clean one, from each condition's accumulators."""
+    figures = {}
+    for name, by_lighting in zip(conditions, accumulators, strict=True):
+        pooled = PixelAccumulator()
+        for lighting, accumulator in by_lighting.items():
+            pooled.merge(accumulator)
+            if lighting and name == CLEAN:
+                figures[lighting] = _pixels(accumulator)
+        figures[name] = _pixels(pooled)
+    return figures
+
+
+def _pixels(accumulator: PixelAccumulator) -> dict[str, Figure]:
+    found = {
+        "pixel_auroc": accumulator.pixel_auroc(),
+        "pixel_ap": accumulator.pixel_average_precision(),
+        "aupro_30": accumulator.aupro(0.30),
+        "aupro_05": accumulator.aupro(0.05),
+        "aupimo": accumulator.aupimo(),
+    }
+    return {name: _figure(value, "no anomalous or no normal pixel") for name, value in found.items()}
+
+
+def _figure(value: float, reason: str, interval: Interval | None = None) -> Figure:
+    """A figure; one that is nan carries the reason instead of a value."""
+    if math.isnan(value):
+        return Figure(value=None, note=reason or "undefined")
+    if interval is None or math.isnan(interval.low):
+        return Figure(value=float(value))
+    note = f"undefined in {interval.undefined} of {RESAMPLES} resamples" if interval.undefined else ""
+    return Figure(value=float(value), low=interval.low, high=interval.high, note=note)
+
+
+def evaluate_store(store: Store, alpha: float | None, *, intervals: bool) -> int:
+    """Compute the image figures of every finished cell again and write them back; how many cells that were."""
+    count = 0
+    for directory, result in store.results():
+        predictions = read_predictions(directory, result)
+        threshold, image = evaluate_predictions(
+            predictions, alpha or result.threshold.alpha, RESAMPLES if intervals else 0
+        )
+        note = INTERVAL if intervals else "left out"
+        store.rewrite(directory, result.model_copy(update={"threshold": threshold, "image": image, "interval": note}))
+        count += 1
+    return count

@@ -1,0 +1,192 @@
+"""Runs one group: all methods on one category with one seed, sharing images, teacher features and the student."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from rdbench.benchmark.cost import Stopwatch
+from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions, pixel_figures
+from rdbench.benchmark.fitting import FitCost, fit, fit_cost, make_context, seed_everything
+from rdbench.benchmark.images import FeatureBank
+from rdbench.benchmark.plan import RunSettings
+from rdbench.benchmark.predicting import MethodRun, TestSet, median_seconds, predict_group, predictions_of
+from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Provenance, Split
+from rdbench.benchmark.store import PREDICTIONS, Store, sha256
+from rdbench.datasets.base import Category, ImageArray
+from rdbench.datasets.decode import decode_images, decode_masks
+from rdbench.errors import InputError
+from rdbench.metrics.localization import find_regions
+from rdbench.protocol import Method
+from rdbench.rd.teacher import Teacher
+from rdbench.registry import load_method
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every group of a run uses."""
+
+    settings: RunSettings
+    teacher: Teacher
+    device: torch.device
+    provenance: Provenance
+    store: Store
+    reporter: Reporter
+
+
+def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
+    """Fit, predict, evaluate and store the cells of one group; a failing method costs its own cell only."""
+    directory = bench.store.work_directory(specs[0].group_id)
+    group = _Group(bench, category, specs[0], directory)
+    outcomes: list[CellResult | CellFailure] = []
+    runs: list[tuple[CellSpec, MethodRun]] = []
+    for spec in specs:
+        try:
+            bench.reporter.line(f"  fitting {spec.method}")
+            runs.append((spec, MethodRun(group.fitted(spec))))
+        except Exception as error:  # a stranger's method may raise anything
+            outcomes.append(group.failed(spec, "fit", error))
+    teacher_seconds = group.predict([run for _, run in runs]) if runs else 0.0
+    for spec, run in runs:
+        if run.failure is not None:
+            outcomes.append(group.failed(spec, "predict", run.failure))
+        else:
+            outcomes.append(group.finished(spec, run, teacher_seconds))
+    if not any(isinstance(outcome, CellFailure) for outcome in outcomes):
+        shutil.rmtree(directory)
+    return outcomes
+
+
+class _Group:
+    """A group's shared images, features and student."""
+
+    def __init__(self, bench: Bench, category: Category, spec: CellSpec, directory: Path) -> None:
+        self.bench, self.category, self.spec, self.directory = bench, category, spec, directory
+        images = (*category.train, *category.calibration, *category.test)
+        with bench.reporter.step("  reading images", len(images)) as step:
+            decoded = decode_images(category, images, spec.image_size, on_image=step.advance)
+        ends = len(category.train), len(category.train) + len(category.calibration)
+        self.test = TestSet(
+            category, decoded[ends[1] :], [find_regions(mask) for mask in decode_masks(category, category.test)]
+        )
+        with Stopwatch(bench.device) as watch:
+            self.train = self._features(decoded[: ends[0]])
+        self.train_feature_seconds = watch.seconds
+        self.calibration = self._features(decoded[ends[0] : ends[1]])
+        self.context, self.shared = make_context(
+            teacher=bench.teacher,
+            train=self.train,
+            calibration=self.calibration,
+            spec=spec,
+            device=bench.device,
+            directory=directory,
+            reporter=bench.reporter,
+        )
+
+    def _features(self, images: ImageArray) -> FeatureBank:
+        return FeatureBank(
+            images, self.bench.teacher, self.bench.device, self.spec.precision, self.spec.batch_size, self.directory
+        )
+
+    def _cell_directory(self, spec: CellSpec) -> Path:
+        return self.directory / spec.path.name
+
+    def _method(self, spec: CellSpec) -> Method:
+        return load_method(self.bench.settings.methods[spec.method], spec.options)
+
+    def fitted(self, spec: CellSpec) -> Method:
+        """The cell's method, fitted now or by an earlier run, and in any case loaded from what was saved."""
+        fit(self._method(spec), self.train, self.context, self.shared, spec.precision, self._cell_directory(spec))
+        method = self._method(spec)
+        seed_everything(spec.seed)
+        method.load(self._cell_directory(spec) / "model", self.context)
+        return method
+
+    def predict(self, runs: Sequence[MethodRun]) -> float:
+        """Run all methods over calibration and test images; the teacher's seconds per image."""
+        return predict_group(
+            runs,
+            test=self.test,
+            calibration=self.calibration,
+            conditions=[None, *self.bench.settings.shifts],
+            teacher=self.bench.teacher,
+            device=self.bench.device,
+            precision=self.spec.precision,
+            batch_size=self.spec.batch_size,
+            seed=self.spec.seed,
+            reporter=self.bench.reporter,
+        )
+
+    def failed(self, spec: CellSpec, stage: str, error: Exception) -> CellFailure:
+        """Keep and report why a cell failed."""
+        failure = CellFailure(
+            spec=spec,
+            stage=stage,
+            reason=str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
+            bad_input=isinstance(error, InputError),
+        )
+        path = self.bench.store.write_failure(failure)
+        self.bench.reporter.line(f"  FAILED {spec}: {failure.reason} (more in {path})")
+        return failure
+
+    def finished(self, spec: CellSpec, run: MethodRun, teacher_seconds: float) -> CellResult:
+        """Evaluate a cell's predictions and move the cell into the store."""
+        predictions = predictions_of(run, self.category, spec.conditions)
+        path = self._cell_directory(spec) / PREDICTIONS
+        predictions.save(path)
+        threshold, image = evaluate_predictions(predictions, self.bench.settings.alpha)
+        result = CellResult(
+            spec=spec,
+            provenance=self.bench.provenance,
+            split=self._split(),
+            threshold=threshold,
+            cost=self._cost(run, fit_cost(self._cell_directory(spec)), teacher_seconds),
+            pixel=pixel_figures(spec.conditions, run.pixel),
+            image=image,
+            predictions_sha256=sha256(path),
+            interval=INTERVAL,
+        )
+        model = self._cell_directory(spec) / "model" if self.bench.settings.keep_models else None
+        self.bench.store.write(result, path, model)
+        return result
+
+    def _split(self) -> Split:
+        category = self.category
+        return Split(
+            train=len(category.train),
+            calibration=len(category.calibration),
+            test=len(category.test),
+            test_anomalous=sum(image.label for image in category.test),
+            calibration_source=category.calibration_source,
+            custom=category.custom,
+        )
+
+    def _cost(self, run: MethodRun, cost: FitCost, teacher_seconds: float) -> dict[str, Figure]:
+        """What the method would cost alone: the teacher's share and the shared student's training included."""
+        if cost.used_deterministic:
+            shared = self.shared.cost
+            cost = replace(cost, seconds=cost.seconds + shared.seconds, passes=cost.passes + shared.passes)
+        images = sum(count for count, _ in run.batch_seconds)
+        figures = {
+            "train_seconds": cost.seconds + self.train_feature_seconds,
+            "train_passes": cost.passes,
+            "inference_ms": 1000 * (teacher_seconds + median_seconds(run.batch_seconds)),
+            "teacher_passes": 1 + run.passes["teacher"] / images,
+            "bottleneck_passes": run.passes["bottleneck"] / images,
+            "decoder_passes": run.passes["decoder"] / images,
+            "parameters": run.parameters(),
+        }
+        found = {name: Figure(value=float(value)) for name, value in figures.items()}
+        found["peak_memory_mb"] = (
+            Figure(value=run.peak_bytes / 2**20)
+            if run.peak_bytes
+            else Figure(value=None, note="measured on a GPU only")
+        )
+        return found

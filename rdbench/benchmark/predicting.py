@@ -1,0 +1,275 @@
+"""Streams the test images of a group, under every condition, through all its fitted methods at once.
+
+Each batch is shifted and passed through the teacher once and handed to every method in turn; maps are turned into
+pixel figures as they pass by and are not kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdbench.benchmark.cost import Stopwatch, count_passes
+from rdbench.benchmark.fitting import seed_everything
+from rdbench.benchmark.images import FeatureBank, normalise, to_unit
+from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.results import CLEAN, Predictions
+from rdbench.datasets.base import Category
+from rdbench.errors import InputError
+from rdbench.metrics.localization import PixelAccumulator, Regions
+from rdbench.protocol import Batch, Method, Prediction
+from rdbench.rd.precision import Precision, autocast
+from rdbench.rd.teacher import Teacher
+from rdbench.shifts import Condition, apply_shift
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A category's decoded test images."""
+
+    category: Category
+    images: NDArray[np.uint8]
+    """(n, H, W, 3)"""
+    regions: Sequence[Regions]
+    """Each mask's connected regions, at the image's own size."""
+
+
+@dataclass
+class MethodRun:
+    """One method on its way over the test images: what it said so far."""
+
+    method: Method
+    pixel: list[dict[str, PixelAccumulator]] = field(default_factory=list)
+    """By condition, then by real lighting ("" where there is none)."""
+    batch_seconds: list[tuple[int, float]] = field(default_factory=list)
+    """(images, seconds) of every clean batch."""
+    passes: Counter[str] = field(default_factory=Counter)
+    peak_bytes: int = 0
+    """Peak memory on a GPU while predicting a clean batch, the other methods' networks included."""
+    failure: Exception | None = None
+    calibration: Said | None = None
+    said: Said | None = None
+
+    def parameters(self) -> int:
+        """Parameters of every network the method holds, each counted once, the teacher's left out."""
+        held = [
+            item for value in vars(self.method).values() for item in (value if isinstance(value, list) else [value])
+        ]
+        networks = [item for item in held if isinstance(item, torch.nn.Module) and not isinstance(item, Teacher)]
+        return sum({id(p): p.numel() for network in networks for p in network.parameters()}.values())
+
+
+@dataclass
+class Said:
+    """Scores of n images under C conditions; members are added when the first batch shows how many there are."""
+
+    scores: NDArray[np.float32]
+    """(C, n)"""
+    uncertainties: NDArray[np.float32]
+    """(C, n)"""
+    members: NDArray[np.float32]
+    """(C, K, n)"""
+
+    @classmethod
+    def empty(cls, conditions: int, images: int) -> Said:
+        """Room for that many."""
+        shape = (conditions, images)
+        return cls(np.full(shape, np.nan, "f4"), np.full(shape, np.nan, "f4"), np.empty((conditions, 0, images), "f4"))
+
+    def record(self, condition: int, columns: NDArray[np.int64], prediction: Prediction) -> None:
+        """Keep a checked prediction of the images in these columns."""
+        self.scores[condition, columns] = to_numpy(prediction.anomaly_score)
+        self.uncertainties[condition, columns] = to_numpy(prediction.uncertainty)
+        if prediction.member_scores is not None:
+            members = to_numpy(prediction.member_scores)
+            if not self.members.size:
+                self.members = np.full((len(self.scores), len(members), self.scores.shape[1]), np.nan, "f4")
+            self.members[condition][:, columns] = members
+
+
+def predict_group(
+    runs: Sequence[MethodRun],
+    *,
+    test: TestSet,
+    calibration: FeatureBank,
+    conditions: Sequence[Condition | None],
+    teacher: Teacher,
+    device: torch.device,
+    precision: Precision,
+    batch_size: int,
+    seed: int,
+    reporter: Reporter,
+) -> float:
+    """Let every method of a group predict the calibration images and the test images under every condition.
+
+    A method that raises or breaks the protocol gets its `failure` set and is left out from then on. None stands for
+    the clean condition. Test images come in an order drawn from `seed`, so that it tells nothing of their labels.
+
+    Returns:
+        The teacher's seconds per image, over the clean batches.
+    """
+    with torch.inference_mode(), autocast(device, precision):
+        for run in runs:
+            run.calibration = Said.empty(1, len(calibration))
+            run.said = Said.empty(len(conditions), len(test.images))
+        columns = np.arange(len(calibration))
+        for start, batch in zip(range(0, len(calibration), batch_size), calibration.batches(batch_size), strict=True):
+            for run in runs:
+                chosen = columns[start : start + batch_size]
+                prediction = _predict(run, batch, len(chosen), device, seed)
+                if prediction is not None and run.calibration is not None:
+                    run.calibration.record(0, chosen, prediction)
+        return _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
+
+
+def _predict_test(
+    runs: Sequence[MethodRun],
+    test: TestSet,
+    conditions: Sequence[Condition | None],
+    teacher: Teacher,
+    device: torch.device,
+    batch_size: int,
+    seed: int,
+    reporter: Reporter,
+) -> float:
+    order = np.random.default_rng(seed).permutation(len(test.images))
+    keys = [image.key for image in test.category.test]
+    lightings = [image.lighting for image in test.category.test]
+    teacher_seconds: list[tuple[int, float]] = []
+    with reporter.step("  testing", len(order) * len(conditions)) as step:
+        for index, condition in enumerate(conditions):
+            for run in runs:
+                run.pixel.append({lighting: PixelAccumulator() for lighting in dict.fromkeys(lightings)})
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                pixels = to_unit(test.images[chosen], device)
+                if condition is not None:
+                    pixels = apply_shift(pixels, condition, seed, [keys[i] for i in chosen])
+                images = normalise(pixels)
+                batch = Batch(images, partial(teacher, images))
+                with Stopwatch(device) as watch:
+                    _ = batch.features
+                if condition is None:
+                    teacher_seconds.append((len(chosen), watch.seconds))
+                for run in runs:
+                    prediction = _predict(run, batch, len(chosen), device, seed, measure=condition is None)
+                    if prediction is not None and run.said is not None:
+                        run.said.record(index, chosen, prediction)
+                        _add_pixels(run.pixel[index], prediction.anomaly_map, chosen, test.regions, lightings)
+                step.advance(len(chosen), note=str(condition or CLEAN))
+    return median_seconds(teacher_seconds)
+
+
+def _predict(
+    run: MethodRun, batch: Batch, count: int, device: torch.device, seed: int, measure: bool = False
+) -> Prediction | None:
+    """One checked prediction; None, with the failure set, if the method could not."""
+    if run.failure is not None:
+        return None
+    seed_everything(seed)
+    try:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with Stopwatch(device) as watch, count_passes() as passes:
+            prediction = run.method.predict(batch)
+        check_prediction(prediction, count, batch.images.shape[-2:])
+    except Exception as error:  # a stranger's method may raise anything; it costs its own cell only
+        run.failure = error
+        return None
+    if measure:
+        run.batch_seconds.append((count, watch.seconds))
+        run.passes.update(passes)
+        if device.type == "cuda":
+            run.peak_bytes = max(run.peak_bytes, torch.cuda.max_memory_allocated(device))
+    return prediction
+
+
+def check_prediction(prediction: Prediction, count: int, size: Sequence[int]) -> None:
+    """Hold a prediction of `count` images of `size` (H, W) against the protocol. Raises InputError in words."""
+    if not isinstance(prediction, Prediction):
+        raise InputError(f"predict returned {type(prediction).__name__}, wanted Prediction")
+    shapes: dict[str, tuple[int, ...]] = {
+        "anomaly_map": (count, *size),
+        "anomaly_score": (count,),
+        "uncertainty": (count,),
+        "uncertainty_map": (count, *size),
+    }
+    for name, shape in shapes.items():
+        value = getattr(prediction, name)
+        if value is None and name == "uncertainty_map":
+            continue
+        _check_tensor(name, value, shape, nonnegative=name != "anomaly_score")
+    if (members := prediction.member_scores) is not None:
+        _check_tensor("member_scores", members, (len(members), count), nonnegative=False)
+
+
+def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], nonnegative: bool) -> None:
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"prediction.{name} is {what}, wanted a float32 tensor")
+    if tuple(value.shape) != shape:
+        raise InputError(f"prediction.{name} has shape {tuple(value.shape)}, wanted {shape}")
+    if not value.numel():
+        raise InputError(f"prediction.{name} is empty")
+    low, high = (float(bound) for bound in torch.aminmax(value))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"prediction.{name} holds NaN or infinity")
+    if nonnegative and low < 0:
+        raise InputError(f"prediction.{name} holds {low:.4g}, wanted no negative values")
+
+
+def _add_pixels(
+    pixel: dict[str, PixelAccumulator],
+    maps: Tensor,
+    chosen: NDArray[np.int64],
+    regions: Sequence[Regions],
+    lightings: Sequence[str],
+) -> None:
+    """Add each map to the accumulator of its image's lighting, brought to the mask's own size."""
+    at_model_size = to_numpy(maps)
+    for row, image in enumerate(chosen):
+        size = regions[image].shape
+        if size == at_model_size.shape[1:]:
+            full = at_model_size[row]
+        else:
+            full = to_numpy(F.interpolate(maps[row][None, None], size=size, mode="bilinear")[0, 0])
+        pixel[lightings[image]].update(regions[image], full)
+
+
+def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
+    """The values as a float32 array on the host."""
+    return tensor.detach().float().cpu().numpy()
+
+
+def median_seconds(batches: Sequence[tuple[int, float]]) -> float:
+    """Seconds per image: the median over the full batches, the first left out as warm-up where there are others."""
+    full = max(count for count, _ in batches)
+    rates = [seconds / count for count, seconds in batches if count == full]
+    return float(np.median(rates[1:] or rates))
+
+
+def predictions_of(run: MethodRun, category: Category, conditions: Sequence[str]) -> Predictions:
+    """The run's predictions as they are stored."""
+    assert run.said is not None
+    assert run.calibration is not None
+    return Predictions(
+        conditions=tuple(conditions),
+        images=tuple(image.key for image in category.test),
+        parts=np.array([image.part for image in category.test]),
+        labels=np.array([image.label for image in category.test], np.int8),
+        defects=np.array([image.defect for image in category.test]),
+        lightings=np.array([image.lighting for image in category.test]),
+        scores=run.said.scores,
+        uncertainties=run.said.uncertainties,
+        member_scores=run.said.members,
+        calibration_scores=run.calibration.scores[0],
+        calibration_uncertainties=run.calibration.uncertainties[0],
+    )

@@ -1,0 +1,109 @@
+"""Runs what is planned: group after group, leaving out the cells that are there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from rdbench.benchmark.group import Bench, run_group
+from rdbench.benchmark.plan import RunSettings
+from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.provenance import provenance
+from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec
+from rdbench.benchmark.store import open_store
+from rdbench.datasets import load_category
+from rdbench.datasets.base import Category
+from rdbench.errors import InputError
+from rdbench.rd.allocator import keep_freed_memory
+from rdbench.rd.precision import resolve_precision
+from rdbench.rd.teacher import Teacher, load_teacher
+from rdbench.registry import BrokenMethod, load_method
+
+
+@dataclass
+class Outcome:
+    """What a run came to: every cell asked for is in one of the two lists."""
+
+    results: list[CellResult] = field(default_factory=list)
+    failures: list[CellFailure] = field(default_factory=list)
+    reused: int = 0
+    """How many of the results were there before."""
+    bad_input: list[str] = field(default_factory=list)
+    """Groups that could not start, and why."""
+
+
+def run(settings: RunSettings, reporter: Reporter) -> Outcome:
+    """Run every cell of the settings that has no result yet.
+
+    All the input is looked at before anything is trained. Raises InputError if none of it can be used.
+    """
+    keep_freed_memory()
+    store = open_store(settings.out, create=True)
+    for name, method in settings.methods.items():
+        try:
+            load_method(method, settings.options[name])
+        except BrokenMethod as error:
+            reporter.line(f"method {name} cannot run: {error}")
+    categories = {
+        (name, seed): load_category(settings.dataset, name, settings.root, seed) for name, seed in settings.groups
+    }
+    device = _device(settings.device)
+    teacher = load_teacher(settings.backbone, settings.weights, device)
+    bench = Bench(settings, teacher, device, provenance(device), store, reporter)
+    precision = resolve_precision(settings.precision, device)
+    outcome = Outcome()
+    cells = len(settings.groups) * len(settings.methods)
+    done = 0
+    for name, seed in settings.groups:
+        category = categories[name, seed]
+        specs = [_spec(settings, teacher, precision, category, method, seed) for method in settings.methods]
+        todo = [spec for spec in specs if not store.has(spec)]
+        present = [spec for spec in specs if spec not in todo]
+        outcome.results += [store.load(spec) for spec in present]
+        outcome.reused += len(present)
+        what = f"{settings.dataset}/{name}, seed {seed}"
+        if todo:
+            reporter.line(f"cells {done + 1} to {done + len(specs)} of {cells}: {what}")
+            try:
+                for cell in run_group(bench, category, todo):
+                    (outcome.results if isinstance(cell, CellResult) else outcome.failures).append(cell)  # type: ignore[arg-type]
+            except InputError as error:
+                outcome.bad_input.append(f"{what}: {error}")
+                reporter.line(f"  cannot run: {error}")
+        done += len(specs)
+    return outcome
+
+
+def _spec(
+    settings: RunSettings, teacher: Teacher, precision: str, category: Category, method: str, seed: int
+) -> CellSpec:
+    return CellSpec(
+        protocol=PROTOCOL_VERSION,
+        dataset=settings.dataset,
+        category=category.name,
+        method=method,
+        options=settings.options[method],
+        method_sha256=settings.methods[method].sha256,
+        seed=seed,
+        backbone=settings.backbone,
+        weights=teacher.weights_name,
+        weights_sha256=teacher.weights_sha256,
+        image_size=settings.image_size,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        precision=precision,  # type: ignore[arg-type]
+        conditions=(CLEAN, *map(str, settings.shifts)),
+        fingerprint=category.fingerprint,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this machine has no CUDA device that torch can use; try --device cpu")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return device

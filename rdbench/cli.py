@@ -1,0 +1,240 @@
+"""The command line: each command parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rdbench import __version__
+from rdbench.errors import InputError
+
+app = typer.Typer(
+    name="rdbench",
+    help="Benchmark uncertainty in visual anomaly detection by Reverse Distillation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+methods_app = typer.Typer(help="List methods and show their options.", no_args_is_help=False)
+app.add_typer(methods_app, name="methods")
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+EXIT_FAILED_CELLS = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+MethodsDir = Annotated[Path | None, typer.Option(help="One more directory with method files.")]
+Runs = Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote.")]
+
+
+@app.command()
+def run(
+    method: Annotated[list[str], typer.Option("--method", "-m", help="Methods, with commas or repeated.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="See `rdbench datasets`.")] = "toy",
+    root: Annotated[Path | None, typer.Option(help="Where the data set lies; else $RDBENCH_DATA.")] = None,
+    category: Annotated[
+        list[str] | None, typer.Option("--category", "-c", help="Repeatable; all if not given.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0 if not given.")] = None,
+    shift: Annotated[list[str] | None, typer.Option(help="KIND:SEVERITY, as lighting:3; repeatable.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Teacher: embedded (toy), resnet18, resnet34, resnet50, wide_resnet50_2.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="The teacher's state dict, or `random` for a smoke test.")] = None,
+    image_size: Annotated[str, typer.Option(help="Pixels, or WIDTHxHEIGHT; multiples of 32.")] = "256",
+    epochs: Annotated[int | None, typer.Option(help="200 if not given, 20 on toy.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 16,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="key=value or method.key=value; repeatable.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    alpha: Annotated[float, typer.Option(help="False-alarm level of the decision threshold.")] = 0.10,
+    out: Annotated[Path, typer.Option(help="Where results go; finished cells there are not run again.")] = Path("runs"),
+    methods_dir: MethodsDir = None,
+    keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep each cell's trained model.")] = False,
+) -> None:
+    """Run methods on a data set and store every cell's predictions and figures."""
+    from rdbench.benchmark.plan import make_settings
+
+    settings = make_settings(
+        methods=method,
+        dataset=dataset,
+        root=root,
+        categories=category or (),
+        options=option or (),
+        seeds=seed or (),
+        shifts=shift or (),
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        alpha=alpha,
+        out=out,
+        methods_dir=methods_dir,
+        keep_models=keep_models,
+    )
+    from rdbench.benchmark.progress import Reporter
+    from rdbench.benchmark.run import run as run_cells
+    from rdbench.report.tables import summary_table
+
+    with Reporter(stderr) as reporter:
+        outcome = run_cells(settings, reporter)
+    if outcome.results:
+        stdout.print(summary_table(outcome.results))
+        fresh = len(outcome.results) - outcome.reused
+        stdout.print(f"{fresh} cells run, {outcome.reused} were there already; results in {out}", highlight=False)
+    for failure in outcome.failures:
+        stderr.print(f"failed: {failure.spec}: {failure.reason}", highlight=False, markup=False)
+    for message in outcome.bad_input:
+        stderr.print(f"Error: {message}", style="red", highlight=False, markup=False)
+    if outcome.bad_input or any(failure.bad_input for failure in outcome.failures):
+        raise typer.Exit(EXIT_BAD_INPUT)
+    if outcome.failures:
+        raise typer.Exit(EXIT_FAILED_CELLS)
+
+
+@app.command()
+def evaluate(
+    runs: Runs = Path("runs"),
+    alpha: Annotated[float | None, typer.Option(help="Another false-alarm level; else each cell's own.")] = None,
+    intervals: Annotated[bool, typer.Option(help="Bootstrap the 95 % intervals.")] = True,
+) -> None:
+    """Compute all image metrics again from the stored predictions."""
+    from rdbench.benchmark.evaluate import evaluate_store
+    from rdbench.benchmark.store import open_store
+
+    count = evaluate_store(open_store(runs, create=False), alpha, intervals=intervals)
+    stdout.print(f"{count} cells evaluated in {runs}", highlight=False)
+
+
+@app.command()
+def results(
+    runs: Runs = Path("runs"),
+    format: Annotated[str, typer.Option("--format", "-f", help="table, csv or json.")] = "table",
+) -> None:
+    """Print stored results: a summary table, or every figure as tidy rows."""
+    from rdbench.benchmark.store import open_store
+    from rdbench.report.tables import summary_table
+    from rdbench.report.tidy import as_csv, as_json, tidy
+
+    if format not in ("table", "csv", "json"):
+        raise InputError(f"--format {format}: table, csv or json is wanted")
+    found = [result for _, result in open_store(runs, create=False).results()]
+    if not found:
+        raise InputError(f"no finished cell in {runs}")
+    if format == "table":
+        stdout.print(summary_table(found))
+    else:
+        rows = tidy(found)
+        sys.stdout.write(as_csv(rows) if format == "csv" else as_json(rows))
+
+
+@app.command()
+def leaderboard(
+    runs: Annotated[Path, typer.Option(help="A directory that `rdbench run` wrote.")] = Path("runs"),
+    results: Annotated[Path | None, typer.Option(help="Published entries; else those of this installation.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("site"),
+) -> None:
+    """Write the leaderboard as a page that opens from the file system."""
+    from rdbench.benchmark.store import open_store
+    from rdbench.report.leaderboard import read_entries, write_site
+
+    stored = [result for _, result in open_store(runs, create=False).results()] if runs.is_dir() else []
+    page = write_site([*stored, *read_entries(results)], out)
+    stdout.print(f"leaderboard written: {page}", highlight=False, soft_wrap=True)
+
+
+@methods_app.callback(invoke_without_command=True)
+def methods(context: typer.Context, methods_dir: MethodsDir = None) -> None:
+    """List the methods that can be run; a broken file is one row that says why."""
+    if context.invoked_subcommand is None:
+        from rdbench.registry import find_methods
+
+        table = Table("method", "what it is", "from", box=None, header_style="bold", pad_edge=False)
+        for found in find_methods(methods_dir).values():
+            text = f"[red]cannot run: {_plain(found.problem)}[/red]" if found.problem else _plain(found.summary)
+            table.add_row(_plain(found.name), text, _plain(found.origin))
+        stdout.print(table)
+
+
+@methods_app.command("show")
+def show_method(name: Annotated[str, typer.Argument(help="A method's name.")], methods_dir: MethodsDir = None) -> None:
+    """Show what a method is and its options."""
+    from rdbench.registry import find_methods, get_method
+
+    method = get_method(name, find_methods(methods_dir))
+    if method.problem:
+        raise InputError(f"method {name} ({method.path}): {method.problem}")
+    stdout.print(f"{method.name}  ({method.path})\n", style="bold", markup=False, highlight=False, soft_wrap=True)
+    stdout.print(method.description, markup=False, highlight=False)
+    table = Table("option", "default", "values", "what it does", box=None, header_style="bold", pad_edge=False)
+    for option in method.options:
+        values = " | ".join(map(str, option.choices)) or option.type
+        table.add_row(option.name, str(option.default), _plain(values), _plain(option.help))
+    stdout.print()
+    stdout.print(table if method.options else "no options")
+
+
+@app.command()
+def datasets(root: Annotated[Path | None, typer.Option(help="Where to look; else $RDBENCH_DATA.")] = None) -> None:
+    """List the data sets, where to get them, and what is found of them."""
+    from rdbench.datasets import DATASETS, list_categories
+
+    table = Table("data set", "what it is", "licence", "from", "found", box=None, header_style="bold", pad_edge=False)
+    for name, info in DATASETS.items():
+        try:
+            found = f"{len(list_categories(name, root))} categories"
+        except InputError:
+            found = "no"
+        table.add_row(name, info.summary, info.licence, info.url, found)
+    stdout.print(table)
+
+
+def _version(value: bool) -> None:
+    if value:
+        stdout.print(f"rdbench {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Benchmark uncertainty in visual anomaly detection by Reverse Distillation."""
+
+
+def _plain(text: str) -> str:
+    """The text with nothing in it that rich would take for markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def main() -> Any:
+    """Entry point: what is wrong with the input becomes one line and exit code 2."""
+    try:
+        return app()
+    except InputError as error:
+        stderr.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    except KeyboardInterrupt:
+        stderr.print("interrupted: finished cells are kept, the same command goes on from here")
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

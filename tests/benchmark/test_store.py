@@ -1,0 +1,117 @@
+"""The store holds whole cells only, and says what is wrong with anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdbench.benchmark.results import CellFailure, Predictions, slug
+from rdbench.benchmark.store import PREDICTIONS, RESULT, Store, open_store, read_predictions, sha256
+from rdbench.errors import InputError
+from tests.benchmark.made_up import make_predictions, make_result, make_spec, write_predictions
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "runs", create=True)
+
+
+def written(store: Store, tmp_path: Path, **changes: object) -> Path:
+    predictions = write_predictions(tmp_path, make_predictions())
+    return store.write(make_result(make_spec(**changes), sha256(predictions)), predictions)
+
+
+def test_a_cell_comes_back_as_it_went_in(store: Store, tmp_path: Path) -> None:
+    directory = written(store, tmp_path)
+    ((found, result),) = store.results()
+    assert found == directory
+    assert store.has(make_spec())
+    assert not store.has(make_spec(seed=1))
+    back = read_predictions(directory, result)
+    for name, value in vars(make_predictions()).items():
+        np.testing.assert_array_equal(getattr(back, name), value)
+
+
+def test_every_field_of_the_spec_makes_another_cell(store: Store, tmp_path: Path) -> None:
+    written(store, tmp_path)
+    changes = {
+        "options": {"shift": 5},
+        "method_sha256": "4" * 64,
+        "weights_sha256": "5" * 64,
+        "image_size": (320, 256),
+        "epochs": 11,
+        "precision": "bf16",
+        "conditions": ("clean",),
+        "fingerprint": "6" * 64,
+        "protocol": 2,
+    }
+    for name, value in changes.items():
+        assert not store.has(make_spec(**{name: value})), name
+
+
+def test_methods_share_a_group_and_seeds_do_not() -> None:
+    assert make_spec().group_id == make_spec(method="mc_dropout", options={}, method_sha256="9" * 64).group_id
+    assert make_spec().group_id != make_spec(seed=1).group_id
+
+
+def test_a_failure_is_kept_until_the_cell_succeeds(store: Store, tmp_path: Path) -> None:
+    failure = CellFailure(spec=make_spec(), stage="fit", reason="no", traceback="", bad_input=False)
+    path = store.write_failure(failure)
+    assert CellFailure.model_validate_json(path.read_text()) == failure
+    assert list(store.results()) == []
+    written(store, tmp_path)
+    assert not path.exists()
+
+
+def test_an_unfinished_cell_is_never_read(store: Store) -> None:
+    (store.work_directory("cells") / "half").mkdir()
+    (store.work_directory("cells") / "half" / RESULT).write_text("{")
+    assert list(store.results()) == []
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "no valid result"), ('{"spec": {}}', r"spec\.protocol")])
+def test_a_damaged_result_is_named(store: Store, tmp_path: Path, text: str, message: str) -> None:
+    directory = written(store, tmp_path)
+    (directory / RESULT).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        list(store.results())
+    assert str(directory / RESULT) in str(error.value)
+
+
+def test_changed_predictions_are_refused(store: Store, tmp_path: Path) -> None:
+    directory = written(store, tmp_path)
+    ((_, result),) = store.results()
+    make_predictions(seed=1).save(directory / PREDICTIONS)
+    with pytest.raises(InputError, match="not what the result was computed from"):
+        read_predictions(directory, result)
+
+
+def test_pickled_predictions_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.npz"
+    names = list(Predictions.__dataclass_fields__)
+    np.savez(path, **{name: np.array([{"a": 1}], dtype=object) for name in names})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        Predictions.load(path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write results to"):
+        open_store(tmp_path / "file" / "runs", create=True)
+    with pytest.raises(InputError, match="no results at"):
+        open_store(tmp_path / "nothing", create=False)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "..", "", "ü", "x" * 300, "con.txt", "a b"])
+def test_no_name_leaves_its_directory(name: str) -> None:
+    safe = slug(name)
+    assert Path(safe).name == safe
+    assert safe not in ("", ".", "..")
+    assert len(safe) < 100
+    assert make_spec(category=name).path.parts[:2] == ("toy", safe)
+
+
+def test_distinct_names_stay_distinct() -> None:
+    assert len({slug(name) for name in ("a b", "a-b", "a/b", "a.b", "a  b")}) == 5

@@ -1,0 +1,159 @@
+"""Method files are found, read and refused without being imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdbench.errors import InputError
+from rdbench.registry import BrokenMethod, find_methods, get_method, load_method, parse_options
+
+GOOD = '''"""A method for the test.
+
+More about it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+open("{marker}", "w").close()
+
+
+@dataclass
+class Good:
+    samples: int = 3
+    """How many samples."""
+    where: Literal["here", "there"] = "here"
+    """Which place."""
+    rate: float = 0.5
+    fast: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate must be in [0, 1), got {{self.rate}}")
+
+    def fit(self, train, context): ...
+    def predict(self, batch): ...
+    def save(self, directory): ...
+    def load(self, directory, context): ...
+'''
+
+BROKEN = {
+    "syntax": ("def f(:\n", "syntax error in line 1"),
+    "empty": ("", "one public class with `predict` is wanted, found none"),
+    "incomplete": (
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    def predict(self, batch): ...\n",
+        "class A lacks fit, save, load",
+    ),
+    "two": (
+        "class A:\n    def predict(self, b): ...\nclass B:\n    def predict(self, b): ...\n",
+        "found A, B",
+    ),
+    "undefaulted": (GOOD.replace("samples: int = 3", "samples: int"), "option samples of class Good has no default"),
+    "computed": (GOOD.replace("int = 3", "int = 1 + len('ab')"), "default is no literal"),
+    "typed": (GOOD.replace("samples: int = 3", "samples: list = 3"), "its type is list"),
+    "plain": (GOOD.replace("@dataclass\n", ""), "class Good is no dataclass"),
+    "binary": (b"\x00\xff", "null"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    (methods / "good.py").write_text(GOOD.format(marker=tmp_path / "imported"))
+    return methods
+
+
+def test_a_method_is_read_but_not_imported(folder: Path) -> None:
+    method = find_methods(folder)["good"]
+    assert (method.problem, method.summary, method.class_name) == ("", "A method for the test.", "Good")
+    assert [(o.name, o.type, o.default, o.help, o.choices) for o in method.options] == [
+        ("samples", "int", 3, "How many samples.", ()),
+        ("where", "choice", "here", "Which place.", ("here", "there")),
+        ("rate", "float", 0.5, "", ()),
+        ("fast", "bool", False, "", ()),
+    ]
+    assert not (folder.parent / "imported").exists()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_a_row_that_says_why(folder: Path, name: str) -> None:
+    source, reason = BROKEN[name]
+    path = folder / f"{name}.py"
+    path.write_bytes(source if isinstance(source, bytes) else source.encode())
+    methods = find_methods(folder)
+    assert reason in methods[name].problem
+    assert not methods["good"].problem
+    with pytest.raises(BrokenMethod):
+        load_method(methods[name], {})
+
+
+def test_a_built_in_name_is_not_taken_over(folder: Path) -> None:
+    (folder / "deterministic.py").write_text(GOOD.format(marker="x"))
+    methods = find_methods(folder)
+    assert methods["deterministic"].origin == "built in"
+    assert "is taken by" in methods[str(folder / "deterministic.py")].problem
+
+
+def test_a_misspelt_name_gets_the_nearest(folder: Path) -> None:
+    with pytest.raises(InputError, match="unknown method 'god'; did you mean good"):
+        get_method("god", find_methods(folder))
+
+
+def test_options_are_parsed_by_type_and_go_to_whom_they_fit(folder: Path) -> None:
+    methods = find_methods(folder)
+    names = ["good", "deterministic"]
+    options = parse_options(names, ["samples=7", "good.where=there", "fast=true"], methods)
+    assert options["good"] == {"samples": 7, "where": "there", "rate": 0.5, "fast": True}
+    assert options["deterministic"] == methods["deterministic"].defaults()
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("samples", "write it as key=value"),
+        ("sample=3", "did you mean samples"),
+        ("samples=many", "'many' is no int"),
+        ("where=nowhere", "'nowhere' is not one of here, there"),
+        ("fast=perhaps", "neither true nor false"),
+        ("other.samples=3", "'other' is not among those to run"),
+    ],
+)
+def test_a_bad_option_is_one_clear_line(folder: Path, pair: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_options(["good"], [pair], find_methods(folder))
+
+
+def test_a_method_may_refuse_a_value(folder: Path) -> None:
+    methods = find_methods(folder)
+    options = parse_options(["good"], ["rate=1.5"], methods)
+    with pytest.raises(InputError, match=r"method good: rate must be in \[0, 1\), got 1.5"):
+        load_method(methods["good"], options["good"])
+
+
+def test_a_file_that_does_not_import_breaks_alone(folder: Path) -> None:
+    (folder / "bad_import.py").write_text("import does_not_exist\n" + GOOD.format(marker="x"))
+    methods = find_methods(folder)
+    assert not methods["bad_import"].problem
+    with pytest.raises(BrokenMethod, match=r"does not import: ModuleNotFoundError"):
+        load_method(methods["bad_import"], {})
+
+
+def test_methods_come_from_installed_packages_too(tmp_path: Path) -> None:
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "theirs.py").write_text(GOOD.format(marker=tmp_path / "imported"))
+    info = tmp_path / "their_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[rdbench.methods]\ntheirs = their_package.theirs\n")
+    code = "from rdbench.registry import find_methods; m = find_methods()['theirs']; print(m.problem, m.origin)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "package their-package"
