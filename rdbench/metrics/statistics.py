@@ -146,7 +146,7 @@ def aggregate_interval(
     values: (C, S) one figure per category and seed, or (C, S, R) its resamples over parts, whose r-th go
     together. Seeds are drawn with replacement within each category. The categories stand as they are,
     being the benchmark itself; `over_categories` draws them too, for a statement about other categories.
-    A cell that is `nan` is left out of its mean.
+    A cell that is `nan` is never drawn; a category of such cells only is left out.
     """
     cells = _cells("values", values)
     rng = np.random.default_rng(seed)
@@ -203,7 +203,7 @@ def rank_intervals(
     if cells.shape[3] > 1:
         resamples = cells.shape[3]
     means = _resampled_means(cells, resamples, np.random.default_rng(seed), over_categories)
-    plain = _ranks(sign * np.nanmean(np.nanmean(cells, axis=(2, 3)), axis=1)[:, None])[:, 0]
+    plain = _ranks(sign * _mean(_mean(_mean(cells)))[:, None])[:, 0]
     ranks = _ranks(sign * means)
     intervals = [percentile_interval(row, level) for row in ranks]
     return {
@@ -224,14 +224,17 @@ def _cells(name: str, values: ArrayLike) -> FloatArray:
 
 def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator, over_categories: bool) -> FloatArray:
     """(M, resamples) mean over categories of the mean over seeds, of cells (M, C, S, 1 or resamples)."""
-    _, categories, seeds, depth = cells.shape
-    category = np.broadcast_to(np.arange(categories), (resamples, categories))
-    if over_categories:
-        category = rng.integers(categories, size=(resamples, categories))
-    drawn = rng.integers(seeds, size=(resamples, categories, seeds))
-    replicate = np.arange(resamples)[:, None, None] % depth
-    picked = cells[:, category[:, :, None], drawn, replicate]  # (M, resamples, C, S)
-    return _mean(_mean(picked))
+    present = [np.flatnonzero(~np.isnan(cells[:, c]).all(axis=(0, 2))) for c in range(cells.shape[1])]
+    categories = [c for c, seeds in enumerate(present) if len(seeds)]  # what has no figure cannot be drawn
+    replicate = np.arange(resamples) % cells.shape[3]
+    means = np.full((len(cells), resamples, len(categories)), np.nan)
+    for i, c in enumerate(categories):
+        seeds = rng.choice(present[c], size=(resamples, cells.shape[2]))[:, : len(present[c])]
+        means[:, :, i] = _mean(cells[:, c, seeds, replicate[:, None]])
+    if over_categories and categories:
+        drawn = rng.integers(len(categories), size=(resamples, len(categories)))
+        means = np.take_along_axis(means, drawn[None], axis=2)
+    return _mean(means)
 
 
 def _mean(values: FloatArray) -> FloatArray:

@@ -1,0 +1,197 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, wilcoxon
+
+from rdbench.metrics import calibration, detection, selective
+from rdbench.metrics.statistics import (
+    Interval,
+    aggregate_interval,
+    bootstrap_interval,
+    holm,
+    paired_test,
+    paired_tests,
+    part_weights,
+    percentile_interval,
+    proportion_interval,
+    rank_intervals,
+    wilson_interval,
+)
+
+weighted = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12
+)
+
+FIGURES = {
+    "auroc": (detection.rank_labels, detection.auroc_of, detection.auroc),
+    "ap": (detection.rank_labels, detection.average_precision_of, detection.average_precision),
+    "f1": (detection.rank_labels, detection.f1_max_of, detection.f1_max),
+    "fpr95": (detection.rank_labels, lambda r: detection.fpr_at_recall_of(r, 0.95), detection.fpr_at_recall),
+    "aurc": (selective.rank_errors, selective.aurc_of, selective.aurc),
+    "e_aurc": (selective.rank_errors, selective.e_aurc_of, selective.e_aurc),
+    "augrc": (selective.rank_errors, selective.augrc_of, selective.augrc),
+    "risk": (
+        selective.rank_errors,
+        lambda r: selective.risk_at_coverage_of(r, 0.8),
+        lambda e, u: selective.risk_at_coverage(e, u, 0.8),
+    ),
+    "coverage": (
+        selective.rank_errors,
+        lambda r: selective.coverage_at_risk_of(r, 0.3),
+        lambda e, u: selective.coverage_at_risk(e, u, 0.3),
+    ),
+    "caught": (
+        selective.rank_errors,
+        lambda r: selective.errors_caught_of(r, 0.2),
+        lambda e, u: selective.errors_caught(e, u, 0.2),
+    ),
+    "ece": (
+        lambda y, s, w: calibration.rank_probabilities(y, s / 4, w),
+        lambda ranked: calibration.ece_of(*ranked, 3),
+        lambda y, s: calibration.ece(y, s / 4, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@given(weighted)
+@settings(max_examples=40, deadline=None)
+def test_a_resample_is_the_sample_with_its_images_copied(name, rows):
+    ranked, batched, plain = FIGURES[name]
+    hits, key, *weights = np.array(rows).T
+    weights = np.stack([w for w in weights if w.sum() > 0] or [np.ones(len(hits), dtype=int)])
+    values = batched(ranked(hits, key.astype(float), weights))
+    expected = [plain(np.repeat(hits, w), np.repeat(key, w).astype(float)) for w in weights]
+    np.testing.assert_allclose(values, expected, atol=1e-9)
+
+
+def test_part_weights_draw_whole_parts_within_strata():
+    parts = np.array(["a", "a", "b", "c", "c", "c", "a", "d"])
+    strata = np.array([0, 0, 0, 0, 0, 0, 1, 1])  # part a of category 1 is another part
+    weights = part_weights(parts, 2000, seed=0, strata=strata)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    np.testing.assert_array_equal(weights[:, 3], weights[:, 5])
+    np.testing.assert_array_equal(weights[:, [0, 2, 3]].sum(axis=1), 3)
+    np.testing.assert_array_equal(weights[:, [6, 7]].sum(axis=1), 2)
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.1)
+    np.testing.assert_array_equal(weights, part_weights(parts, 2000, seed=0, strata=strata))
+    assert not np.array_equal(weights, part_weights(parts, 2000, seed=1, strata=strata))
+
+
+def test_bootstrap_interval_agrees_with_a_loop_over_copied_images():
+    rng = np.random.default_rng(0)
+    labels, scores, parts = rng.integers(0, 2, 60), np.round(rng.random(60), 1), np.arange(60) // 3
+    found = bootstrap_interval(
+        lambda w: detection.auroc_of(detection.rank_labels(labels, scores, w)), parts, resamples=300, seed=4
+    )
+    values = [detection.auroc(np.repeat(labels, w), np.repeat(scores, w)) for w in part_weights(parts, 300, seed=4)]
+    assert (found.low, found.high) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-9)
+
+
+def test_undefined_resamples_are_left_out_and_counted():
+    assert percentile_interval([math.nan, 1.0, 2.0, math.nan], level=1.0) == Interval(1.0, 2.0, 2)
+    none = percentile_interval([math.nan, math.nan])
+    assert math.isnan(none.low)
+    assert none.undefined == 2
+    labels, parts = np.array([0, 0, 0, 1]), np.arange(4)
+    found = bootstrap_interval(lambda w: detection.auroc_of(detection.rank_labels(labels, np.arange(4.0), w)), parts)
+    assert 0.25 * 1000 < found.undefined < 0.4 * 1000  # (3/4)^4 without the anomalous part
+
+
+@given(st.integers(0, 40), st.integers(1, 40))
+def test_wilson_agrees_with_scipy(successes, trials):
+    successes = min(successes, trials)
+    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    found = wilson_interval(successes, trials)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_proportion_of_dependent_images_has_the_interval_of_its_parts():
+    outcomes = np.repeat([0, 1, 0, 0, 1, 0, 0, 0, 0, 1], 6)
+    parts = np.repeat(np.arange(10), 6)
+    dependent, independent = proportion_interval(outcomes, parts), proportion_interval(outcomes, np.arange(60))
+    expected = wilson_interval(3, 10)
+    assert (dependent.low, dependent.high) == pytest.approx((expected.low, expected.high))
+    expected = wilson_interval(18, 60)
+    assert (independent.low, independent.high) == pytest.approx((expected.low, expected.high))
+    assert proportion_interval(np.zeros(60), parts) == wilson_interval(0, 10)
+
+
+def test_aggregate_interval_draws_seeds_within_categories():
+    values = np.array([[0.1, 0.1], [0.9, 0.9]])  # seeds agree: nothing varies until categories are drawn
+    assert aggregate_interval(values) == Interval(0.5, 0.5)
+    wide = aggregate_interval(values, over_categories=True)
+    assert (wide.low, wide.high) == (pytest.approx(0.1), pytest.approx(0.9))
+    found = aggregate_interval([[0.0, 1.0], [0.5, math.nan]], resamples=4000, level=1.0)
+    assert (found.low, found.high) == (0.25, 0.75)
+    replicates = np.random.default_rng(0).normal(size=(4, 3, 1000))
+    found = aggregate_interval(replicates)
+    # Three draws from three seeds have the weights w with E[sum of w^2] = 5, in each of four categories.
+    assert found.high == pytest.approx(1.96 * replicates.std() * (5 / 9 / 4) ** 0.5, rel=0.1)
+
+
+def test_aggregate_interval_of_given_resamples_averages_what_goes_together():
+    replicates = np.broadcast_to(np.linspace(0, 1, 1001), (3, 2, 1001))
+    found = aggregate_interval(replicates)
+    assert (found.low, found.high) == pytest.approx((0.025, 0.975))
+
+
+def test_paired_test_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(20) + 0.15, rng.random(20)
+    found = paired_test(first, second)
+    assert found.p_value == found.p_holm == pytest.approx(wilcoxon(first, second).pvalue)
+    assert (found.pairs, found.left_out) == (20, 0)
+    assert found.difference == pytest.approx((first - second).mean())
+    assert paired_test(second, first).effect == pytest.approx(-found.effect)
+    assert paired_test([1.0, 2, 3], [0.0, 0, 0]).effect == 1
+
+
+def test_pairs_that_do_not_exist_or_do_not_differ():
+    found = paired_test([1.0, math.nan, 2.0], [1.0, 1.0, 2.0])
+    assert (found.pairs, found.left_out, found.p_value, found.effect) == (2, 1, 1.0, 0.0)
+    assert math.isnan(paired_test([math.nan], [1.0]).p_value)
+
+
+def test_holm_is_the_step_down_of_its_paper():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.01, math.nan, 0.6, 0.9]), [0.03, math.nan, 1, 1])
+    rng = np.random.default_rng(0)
+    reference = rng.random(12)
+    tests = paired_tests(reference, {"a": reference + rng.random(12), "b": rng.random(12)})
+    np.testing.assert_allclose([t.p_holm for t in tests.values()], holm([t.p_value for t in tests.values()]))
+
+
+def test_rank_intervals_are_one_rank_where_nothing_varies_and_wide_where_methods_mix():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(5, 3)) * 0.3
+    values = {"best": np.full((5, 3), 0.9), "middle": 0.5 + noise, "same": 0.5 + rng.normal(size=(5, 3)) * 0.3}
+    ranks = rank_intervals(values, higher_is_better=True)
+    assert (ranks["best"].rank, ranks["best"].low, ranks["best"].high) == (1, 1, 1)
+    assert (ranks["middle"].low, ranks["middle"].high) == (2, 3)
+    assert rank_intervals(values, higher_is_better=False)["best"].rank == 3
+    tied = rank_intervals({"a": [[0.5]], "b": [[0.5]]}, higher_is_better=True)
+    assert tied["a"].rank == tied["b"].rank == 1.5
+
+
+def test_a_cell_that_one_method_lacks_is_left_out_for_all():
+    values = {"a": [[0.9], [math.nan]], "b": [[0.8], [1.0]]}
+    assert rank_intervals(values, higher_is_better=True)["a"].rank == 1
+
+
+def test_bad_input_is_an_error_that_names_the_argument():
+    with pytest.raises(ValueError, match="parts"):
+        part_weights([])
+    with pytest.raises(ValueError, match="lengths differ"):
+        part_weights([1, 2], strata=[1])
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(3, 2)
+    with pytest.raises(ValueError, match="values"):
+        aggregate_interval([1.0, 2.0])
+    with pytest.raises(ValueError, match="infinite"):
+        paired_test([math.inf], [1.0])
+    with pytest.raises(ValueError, match="lengths differ"):
+        paired_test([1.0, 2.0], [1.0])
