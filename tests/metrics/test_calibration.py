@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
@@ -93,7 +93,6 @@ def test_cross_fitting_does_not_depend_on_row_order_and_does_on_the_seed():
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=2, max_size=30))
-@settings(deadline=None)
 def test_cross_fitting_is_defined_exactly_when_each_class_is_in_two_parts(rows):
     labels, parts = np.array(rows).T
     p = cross_fitted_probabilities(labels, np.arange(len(rows), dtype=float), parts, seed=0)

@@ -54,7 +54,7 @@ def test_aupimo_agrees_with_its_definition(seed, ties, bounds):
 
 
 @given(st.integers(0, 2**25 - 1))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_regions_are_8_connected(bits):
     mask = np.array([(bits >> i) & 1 for i in range(25)], dtype=bool).reshape(5, 5)
     regions = find_regions(np.pad(mask, ((1, 2), (3, 0))))

@@ -46,7 +46,7 @@ def largest_coverage(ordered, risk):
 
 
 @given(few)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ties_are_the_mean_over_every_order(rows):
     errors, uncertainty = split(rows)
     n, total = len(errors), errors.sum()
@@ -154,7 +154,7 @@ def test_all_wrong_has_a_risk_but_no_failure_auroc():
 
 
 @given(few, st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_expected_cost_is_what_reviewing_the_most_uncertain_costs(rows, budget):
     labels, uncertainty = split(rows)
     decisions = (np.arange(len(labels)) % 2).astype(float)

@@ -58,7 +58,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 @given(weighted)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_resample_is_the_sample_with_its_images_copied(name, rows):
     ranked, batched, plain = FIGURES[name]
     hits, key, *weights = np.array(rows).T
