@@ -1,11 +1,13 @@
 """Shapes, noise and light on a square canvas, in numpy: what the scenes of the toy data set are drawn with.
 
+Pictures are planar, (3, H, W) float32.
 Coordinates are pixels, x to the right and y down, (0, 0) the middle of the top left pixel. A *coverage* is an
 (H, W) float32 array in [0, 1]: how much of each pixel a shape covers, with an edge one pixel wide.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,8 +35,8 @@ def pixels() -> tuple[Array, Array]:
 
 
 def colour(rgb: Sequence[float]) -> Array:
-    """A colour that multiplies an (H, W, 1) array."""
-    return np.asarray(rgb, np.float32)
+    """A colour (3, 1, 1) that multiplies an (H, W) array into a picture."""
+    return np.array(rgb, np.float32).reshape(3, 1, 1)
 
 
 def smooth_noise(rng: Generator, cells: tuple[int, int]) -> Array:
@@ -86,14 +88,14 @@ def wander(rng: Generator, x: float, y: float, angle: float, length: float, bend
     points = [(x, y)]
     for _ in range(5):
         angle += bend * rng.standard_normal()
-        x, y = x + length / 5 * np.cos(angle), y + length / 5 * np.sin(angle)
+        x, y = x + length / 5 * math.cos(angle), y + length / 5 * math.sin(angle)
         points.append((x, y))
     return points
 
 
 def blend(below: Array, above: Array, coverage: Array) -> Array:
-    """`above` laid over `below`, both (H, W, 3) or a colour."""
-    return below + coverage[..., None] * (above - below)
+    """`above` laid over `below`, pictures or colours."""
+    return below + coverage * (above - below)
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,10 @@ class Light:
 
 
 def expose(surface: Array, light: Light, rng: Generator) -> ImageArray:
-    """What a sensor makes of a surface (H, W, 3): exposure, fall-off across the image, read noise, 8 bits."""
+    """What a sensor makes of a surface (3, H, W): exposure, fall-off across the image, read noise, 8 bits (H, W, 3)."""
     x, y = pixels()
-    across = ((x - SIZE / 2) * np.cos(light.angle) + (y - SIZE / 2) * np.sin(light.angle)) / SIZE
-    lit = surface * (light.gain * (1 + light.slope * across))[..., None]
-    noisy = lit + 0.012 * rng.standard_normal(surface.shape, np.float32)
-    return np.asarray(np.clip(noisy, 0, 1) * 255 + 0.5).astype(np.uint8)
+    across = ((x - SIZE / 2) * math.cos(light.angle) + (y - SIZE / 2) * math.sin(light.angle)) / SIZE
+    seen = surface * (light.gain * (1 + light.slope * across))
+    seen += 0.012 * rng.standard_normal(surface.shape, np.float32)
+    bits = (np.clip(seen, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(bits, 0, -1))

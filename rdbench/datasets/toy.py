@@ -90,7 +90,7 @@ def _look(category: str, record: ImageRecord) -> tuple[Light, Scene]:
     """The part, and the light as it falls on it: a little different from part to part, under every lighting alike."""
     rng = _rng(category, record.part, "part")
     light = LIGHTS[record.lighting]
-    gain, slope, turn = rng.normal((1.0, 0.0, 0.0), (0.04, 0.03, 0.05))
+    gain, slope, turn = rng.normal(1, 0.04), rng.normal(0, 0.03), rng.normal(0, 0.05)
     light = Light(light.gain * gain, light.angle + turn, light.slope + slope)
     return light, SCENES[category][0](rng, light.angle)
 
