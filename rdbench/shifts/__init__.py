@@ -12,59 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rdbench.errors import InputError, unknown
+from rdbench.shifts.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = [
+    "GROUPS", "KINDS", "SEVERITIES", "Condition", "Kind", "apply_shift", "apply_to_mask", "parse_shift",
+]  # fmt: skip
+
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of shift."""
-
-    name: str
-    group: str
-    summary: str
-    wording: str
-    """What a severity is physically, to be filled with its values."""
-    values: tuple[tuple[float, ...], ...]
-    """The parameters of the five severities, in the order of `wording`. Pixels are those of a 256-pixel image."""
-    geometric: bool = False
-    """True if pixels move, so that masks must move with them."""
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """What each of the five severities is physically, in words."""
-        return tuple(self.wording.format(*values) for values in self.values)
-
-
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            name="exposure",
-            group="lighting",
-            summary="exposure up or down, drawn per image",
-            wording="{:g} stops up or down",
-            values=((0.4,), (0.8,), (1.2,), (1.6,), (2.0,)),
-        ),
-        Kind(
-            name="defocus",
-            group="blur",
-            summary="out of focus: each point becomes a disc",
-            wording="disc {:g} px across",
-            values=((3,), (5,), (7,), (9,), (13,)),
-        ),
-        Kind(
-            name="sensor",
-            group="noise",
-            summary="shot noise and read noise of the sensor",
-            wording="{:g} photons at white, read noise of {:g}",
-            values=((1600, 3), (400, 3), (160, 3), (80, 3), (40, 3)),
-        ),
-    )
-}
+PUBLISHED = "adshift"
+"""The group and preset of the shifts in published work: at severity 3, and no part of `all`."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(kind.name for kind in KINDS.values() if kind.group == group)
@@ -91,19 +52,18 @@ def parse_shift(text: str) -> tuple[Condition, ...]:
 
     - `exposure:3` is one condition; so is `lighting:3`, the first kind of its group under the group's name.
     - `exposure` is that kind at all five severities.
-    - `lighting`, `blur` and `noise` are all kinds of the group at all five severities, `all` is all kinds there are.
+    - `lighting`, `blur`, `noise` and `camera` are the group's kinds at all five severities, `all` those of all four.
+    - `adshift` is brightness, contrast, defocus blur and Gaussian noise at severity 3, as published.
 
     Raises InputError for an unknown name (with the nearest ones) and for a severity that is not 1 to 5.
     """
     name, colon, severity = text.strip().partition(":")
     if colon:
-        if name not in KINDS and name not in STANDS_FOR:
-            raise unknown("shift", name, [*KINDS, *STANDS_FOR])
-        if severity not in map(str, SEVERITIES):
-            raise InputError(f"severity {severity!r} of shift {text!r} is not one of 1 to 5; write, say, {name}:3")
-        return (Condition(name, int(severity)),)
+        return (_one(name, severity),)
+    if name == PUBLISHED:
+        return tuple(Condition(kind, 3) for kind in GROUPS[PUBLISHED])
     if name == "all":
-        kinds = tuple(KINDS)
+        kinds = tuple(kind.name for kind in KINDS.values() if kind.group != PUBLISHED)
     elif name in GROUPS:
         kinds = GROUPS[name]
     elif name in KINDS:
@@ -111,6 +71,18 @@ def parse_shift(text: str) -> tuple[Condition, ...]:
     else:
         raise unknown("shift", name, [*KINDS, *GROUPS, "all"])
     return tuple(Condition(kind, severity) for kind in kinds for severity in SEVERITIES)
+
+
+def _one(name: str, severity: str) -> Condition:
+    if name not in KINDS and name not in STANDS_FOR:
+        if name in GROUPS or name == "all":
+            raise InputError(
+                f"shift {name}:{severity}: {name} is a group; give one of its kinds, or {name} alone for all"
+            )
+        raise unknown("shift", name, [*KINDS, *STANDS_FOR])
+    if severity not in map(str, SEVERITIES):
+        raise InputError(f"severity {severity!r} of shift {name!r} is not one of 1 to 5; write, say, {name}:3")
+    return Condition(name, int(severity))
 
 
 def apply_shift(images: Tensor, condition: Condition, seed: int, keys: Sequence[str]) -> Tensor:
@@ -125,6 +97,20 @@ def apply_shift(images: Tensor, condition: Condition, seed: int, keys: Sequence[
     from rdbench.shifts.apply import apply_kind
 
     return apply_kind(images, _kind(condition), condition.severity, seed, keys)
+
+
+def apply_to_mask(
+    masks: Tensor, condition: Condition, seed: int, keys: Sequence[str], image_size: tuple[int, int] | None = None
+) -> Tensor:
+    """The masks (B, H, W) bool of the shifted images: moved where pixels move, else as they are.
+
+    Args:
+        image_size: (height, width) of the images that were shifted, if not that of the masks. The mask of an image
+            that was resized on its way to the model is moved as that image was.
+    """
+    from rdbench.shifts.apply import apply_kind_to_mask
+
+    return apply_kind_to_mask(masks, _kind(condition), condition.severity, seed, keys, image_size)
 
 
 def _kind(condition: Condition) -> Kind:

@@ -8,36 +8,50 @@ import torch
 from torch import Tensor
 
 from rdbench.shifts.draws import Draws
-
-
-def pixel_scale(images: Tensor) -> float:
-    """How many pixels of these images one pixel of a 256-pixel image is."""
-    return min(images.shape[2:]) / 256
+from rdbench.shifts.lighting import pixel_scale
 
 
 def defocus(images: Tensor, draws: Draws, diameter: float) -> Tensor:
     """The mean over a disc of `diameter` pixels at 256 pixels."""
-    return disc_mean(images, diameter / 2 * pixel_scale(images))
+    total, count = disc_sum(images, diameter / 2 * pixel_scale(images))
+    return total / (255 * count)
 
 
-def disc_mean(images: Tensor, radius: float) -> Tensor:
-    """The mean over all pixels at most `radius` away, the image mirrored at its border.
+def disc_sum(images: Tensor, radius: float) -> tuple[Tensor, int]:
+    """The sum of the 8-bit levels at most `radius` pixels away, (B, 3, H, W) int32, and how many they are.
 
-    Each row of the disc is a difference of two running sums, so the cost grows with the radius, not its square.
+    The image is mirrored at its border. Each row of the disc is a difference of two running sums, so the cost grows
+    with the radius, not with its square.
     """
     height, width = images.shape[2:]
-    reach = min(int(radius), height - 1, width - 1)
-    levels = mirrored(to_levels(images), reach)
-    running = torch.nn.functional.pad(levels.cumsum(-1, dtype=torch.int32), (1, 0))
+    reach = int(radius)
+    running = torch.nn.functional.pad(mirrored(to_levels(images), reach).cumsum(-1, dtype=torch.int32), (1, 0))
     total = torch.zeros(images.shape, dtype=torch.int32, device=images.device)
     count = 0
     for row in range(-reach, reach + 1):
-        half = min(math.isqrt(int(radius**2 - row**2)), reach)
+        half = math.isqrt(int(radius**2 - row**2))
         sums = running[:, :, reach + row : reach + row + height]
         total += sums[..., reach + half + 1 : reach + half + 1 + width]
         total -= sums[..., reach - half : reach - half + width]
         count += 2 * half + 1
-    return total / (255 * count)
+    return total, count
+
+
+def motion(images: Tensor, draws: Draws, length: float) -> Tensor:
+    """The mean along a straight path of `length` pixels at 256 pixels, its direction drawn per image."""
+    height, width = images.shape[2:]
+    reach = max(round((length * pixel_scale(images) - 1) / 2), 0)
+    padded = mirrored(to_levels(images), reach)
+    blurred = []
+    for levels, generator in zip(padded, draws.generators(), strict=True):
+        angle = generator.uniform(0, math.pi)
+        total = torch.zeros((3, height, width), dtype=torch.int32, device=images.device)
+        for step in range(-reach, reach + 1):
+            top = reach + round(step * math.sin(angle))
+            left = reach + round(step * math.cos(angle))
+            total += levels[:, top : top + height, left : left + width]
+        blurred.append(total)
+    return torch.stack(blurred) / (255 * (2 * reach + 1))
 
 
 def to_levels(images: Tensor) -> Tensor:
@@ -45,10 +59,10 @@ def to_levels(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.int32)
 
 
-def mirrored(images: Tensor, reach: int) -> Tensor:
-    """The images with `reach` more pixels on each side, mirrored about the outermost pixel, contiguous."""
+def mirrored(levels: Tensor, reach: int) -> Tensor:
+    """`reach` more pixels on each side, mirrored about the outermost pixel; contiguous."""
     for axis in (2, 3):
-        length = images.shape[axis]
-        index = torch.arange(-reach, length + reach, device=images.device).abs()
-        images = images.index_select(axis, torch.where(index < length, index, 2 * (length - 1) - index))
-    return images.contiguous()
+        last = levels.shape[axis] - 1
+        index = torch.arange(-reach, last + 1 + reach, device=levels.device).abs() % max(2 * last, 1)
+        levels = levels.index_select(axis, torch.where(index > last, 2 * last - index, index))
+    return levels.contiguous()

@@ -28,9 +28,9 @@ class Draws:
     def __len__(self) -> int:
         return len(self._seeds)
 
-    def generators(self) -> list[random.Random]:
-        """A fresh generator for each image."""
-        return [random.Random(seed) for seed in self._seeds]
+    def generators(self, salt: int = 0) -> list[random.Random]:
+        """A fresh generator for each image; another `salt` gives another."""
+        return [random.Random(seed + bytes([salt])) for seed in self._seeds]
 
     def per_image(self, draw: Callable[[random.Random], float]) -> Tensor:
         """One number for each image, (B, 1, 1, 1) float32."""
