@@ -36,26 +36,23 @@ _ROC = "Fawcett 2006"
 _CONFORMAL = "Vovk et al. 2005; Angelopoulos & Bates 2023"
 _GEIFMAN = "Geifman & El-Yaniv 2017"
 _RDBENCH = "rdbench"
+_SKLEARN = "scikit-learn"
+_PRO = "Bergmann et al. 2021"
 
 
 def _detection() -> list[Metric]:
-    def entry(name: str, direction: Direction, definition: str, source: str, ties: str, undefined: str) -> Metric:
+    def row(name: str, direction: Direction, definition: str, source: str, ties: str, undefined: str) -> Metric:
         return Metric(name, "detection", direction, "fraction", definition, source, ties, undefined)
 
     decided = "decided by score > threshold: a score equal to it is normal"
     return [
-        entry(
+        row(
             "image_auroc", "higher", "chance that an anomalous image scores above a normal one", _ROC, _HALF, _ONE_CLASS
         ),
-        entry(
-            "image_ap",
-            "higher",
-            "average precision: sum of recall steps times precision",
-            "scikit-learn",
-            _BLOCK,
-            _ONE_CLASS,
+        row(
+            "image_ap", "higher", "average precision: sum of recall steps times precision", _SKLEARN, _BLOCK, _ONE_CLASS
         ),
-        entry(
+        row(
             "image_f1_max",
             "higher",
             "best F1 over all thresholds, chosen with test labels: an oracle",
@@ -63,7 +60,7 @@ def _detection() -> list[Metric]:
             _BLOCK,
             _ONE_CLASS,
         ),
-        entry(
+        row(
             "image_fpr_95",
             "lower",
             "false-positive rate at the first threshold with recall of at least 0.95",
@@ -71,57 +68,36 @@ def _detection() -> list[Metric]:
             _BLOCK,
             _ONE_CLASS,
         ),
-        entry(
-            "fpr",
-            "lower",
-            "share of normal images above the conformal threshold",
-            _CONFORMAL,
-            decided,
-            "no normal image",
-        ),
-        entry(
-            "fnr",
-            "lower",
-            "share of anomalous images not above the conformal threshold",
-            _CONFORMAL,
-            decided,
-            "no anomalous image",
-        ),
+        row("fpr", "lower", "share of normal images above the threshold", _CONFORMAL, decided, "no normal image"),
+        row("fnr", "lower", "share of anomalous images not above it", _CONFORMAL, decided, "no anomalous image"),
     ]
 
 
 def _localization() -> list[Metric]:
-    def entry(name: str, direction: Direction, definition: str, source: str, ties: str, undefined: str) -> Metric:
+    def row(name: str, direction: Direction, definition: str, source: str, ties: str, undefined: str) -> Metric:
         return Metric(name, "localization", direction, "fraction", definition, source, ties, undefined)
 
     line = "straight line across tied values"
     return [
-        entry("pixel_auroc", "higher", "AUROC over all pixels of all test images", _ROC, _HALF, _ONE_CLASS),
-        entry(
-            "pixel_ap",
-            "higher",
-            "average precision over all pixels of all test images",
-            "scikit-learn",
-            _BLOCK,
-            _ONE_CLASS,
-        ),
-        entry(
+        row("pixel_auroc", "higher", "AUROC over all pixels of all test images", _ROC, _HALF, _ONE_CLASS),
+        row("pixel_ap", "higher", "average precision over all pixels of all test images", _SKLEARN, _BLOCK, _ONE_CLASS),
+        row(
             "aupro_30",
             "higher",
             "area under mean region overlap against FPR up to 0.30, divided by 0.30",
-            "Bergmann et al. 2021",
+            _PRO,
             line,
             _ONE_CLASS,
         ),
-        entry(
+        row(
             "aupro_05",
             "higher",
             "area under mean region overlap against FPR up to 0.05, divided by 0.05",
-            "Bergmann et al. 2021",
+            _PRO,
             line,
             _ONE_CLASS,
         ),
-        entry(
+        row(
             "aupimo",
             "higher",
             "mean over anomalous images of recall against log FPR of the normal images, FPR 1e-5 to 1e-4",
@@ -129,7 +105,7 @@ def _localization() -> list[Metric]:
             line,
             "no normal or no anomalous image",
         ),
-        entry(
+        row(
             "seg_f1",
             "higher",
             "F1 over all pixels at mean + 3 std of the validation maps",
@@ -137,7 +113,7 @@ def _localization() -> list[Metric]:
             "decided by value > threshold",
             "no anomalous pixel",
         ),
-        entry(
+        row(
             "ause",
             "lower",
             "area between the sparsification curves of uncertainty map and error, relative to the mean error",
@@ -149,7 +125,7 @@ def _localization() -> list[Metric]:
 
 
 def _selective() -> list[Metric]:
-    def entry(name: str, direction: Direction, definition: str, source: str) -> Metric:
+    def row(name: str, direction: Direction, definition: str, source: str) -> Metric:
         return Metric(name, "selective", direction, "fraction", definition, source, _ORDERS, _NO_FAILURE, controls=True)
 
     return [
@@ -162,18 +138,18 @@ def _selective() -> list[Metric]:
             _RDBENCH,
         ),
         Metric("error_rate", "selective", "lower", "fraction", "failures divided by images", _RDBENCH),
-        entry(
+        row(
             "augrc",
             "lower",
             "area under (coverage, errors kept / n): the selective figure to lead with",
             "Traub et al. 2024",
         ),
-        entry("aurc", "lower", "mean over k = 1..n of the error rate among the k least uncertain", _GEIFMAN),
-        entry(
+        row("aurc", "lower", "mean over k = 1..n of the error rate among the k least uncertain", _GEIFMAN),
+        row(
             "e_aurc", "lower", "aurc minus the best aurc for as many errors among as many images", "Geifman et al. 2019"
         ),
         replace(
-            entry(
+            row(
                 "failure_auroc",
                 "higher",
                 "chance that a wrong decision is more uncertain than a right one",
@@ -183,7 +159,7 @@ def _selective() -> list[Metric]:
             undefined="no failures; all wrong",
         ),
         *(
-            entry(
+            row(
                 f"risk_at_{c}",
                 "lower",
                 f"error rate among the least uncertain {c} % (rounded up to whole images)",
@@ -192,7 +168,7 @@ def _selective() -> list[Metric]:
             for c in (80, 90, 95)
         ),
         *(
-            entry(
+            row(
                 f"coverage_at_risk_{r}",
                 "higher",
                 f"largest share of least uncertain images with an error rate of at most {r} %",
@@ -201,7 +177,7 @@ def _selective() -> list[Metric]:
             for r in (1, 5)
         ),
         *(
-            entry(
+            row(
                 f"errors_caught_{b}",
                 "higher",
                 f"share of all errors among the most uncertain {b} % (rounded down to whole images)",
@@ -227,19 +203,19 @@ def _selective() -> list[Metric]:
 
 
 def _calibration() -> list[Metric]:
-    def entry(name: str, direction: Direction, unit: str, definition: str, source: str, ties: str = "-") -> Metric:
+    def row(name: str, direction: Direction, unit: str, definition: str, source: str, ties: str = "-") -> Metric:
         undefined = "never" if name == "prevalence" else "a class in fewer than two parts"
         return Metric(name, "calibration", direction, unit, definition, source, ties, undefined)
 
     return [
-        entry(
+        row(
             "prevalence",
             "none",
             "fraction",
             "share of anomalous test images, which the three figures below depend on",
             _RDBENCH,
         ),
-        entry(
+        row(
             "ece",
             "lower",
             "fraction",
@@ -247,8 +223,8 @@ def _calibration() -> list[Metric]:
             "Naeini et al. 2015",
             "equal values share a bin",
         ),
-        entry("brier", "lower", "fraction", "mean squared error of the cross-fitted probability", "Brier 1950"),
-        entry("nll", "lower", "nats", "mean negative log-likelihood of the cross-fitted probability", "Platt 1999"),
+        row("brier", "lower", "fraction", "mean squared error of the cross-fitted probability", "Brier 1950"),
+        row("nll", "lower", "nats", "mean negative log-likelihood of the cross-fitted probability", "Platt 1999"),
         Metric(
             "false_alarm_gap",
             "calibration",
@@ -263,12 +239,12 @@ def _calibration() -> list[Metric]:
 
 
 def _shift() -> list[Metric]:
-    def entry(name: str, direction: Direction, definition: str, ties: str, undefined: str) -> Metric:
+    def row(name: str, direction: Direction, definition: str, ties: str, undefined: str) -> Metric:
         return Metric(name, "shift", direction, "fraction", definition, _RDBENCH, ties, undefined)
 
     return [
         replace(
-            entry(
+            row(
                 "shift_response",
                 "higher",
                 "Spearman correlation of uncertainty with the severity of the shift",
@@ -277,17 +253,15 @@ def _shift() -> list[Metric]:
             ),
             unit="correlation",
         ),
-        entry(
+        row(
             "shift_auroc",
             "higher",
             "chance that a shifted normal image is more uncertain than a clean one",
             _HALF,
             "no normal image",
         ),
-        entry(
-            "auroc_drop", "lower", "image_auroc on clean images minus image_auroc under the shift", _HALF, _ONE_CLASS
-        ),
-        entry(
+        row("auroc_drop", "lower", "image_auroc on clean images minus image_auroc under the shift", _HALF, _ONE_CLASS),
+        row(
             "fpr_deferred_10",
             "lower",
             "share of normal images above the threshold and not among the most uncertain 10 % sent to review",
@@ -298,18 +272,18 @@ def _shift() -> list[Metric]:
 
 
 def _cost() -> list[Metric]:
-    def entry(name: str, unit: str, definition: str) -> Metric:
+    def row(name: str, unit: str, definition: str) -> Metric:
         return Metric(name, "cost", "lower", unit, definition, _RDBENCH, undefined="not measured")
 
     return [
-        entry("train_seconds", "s", "wall-clock training time of the method alone"),
-        entry("train_passes", "passes", "forward passes of training, images times epochs times networks"),
-        entry("inference_ms", "ms", "time per image, the method alone, teacher included"),
-        entry("teacher_passes", "passes per image", "forward passes of the teacher"),
-        entry("bottleneck_passes", "passes per image", "forward passes of the bottleneck"),
-        entry("decoder_passes", "passes per image", "forward passes of the decoder"),
-        entry("parameters", "count", "parameters kept for inference, the teacher's left out"),
-        entry("peak_memory_mb", "MB", "peak memory of inference on the device"),
+        row("train_seconds", "s", "wall-clock training time of the method alone"),
+        row("train_passes", "passes", "forward passes of training, images times epochs times networks"),
+        row("inference_ms", "ms", "time per image, the method alone, teacher included"),
+        row("teacher_passes", "passes per image", "forward passes of the teacher"),
+        row("bottleneck_passes", "passes per image", "forward passes of the bottleneck"),
+        row("decoder_passes", "passes per image", "forward passes of the decoder"),
+        row("parameters", "count", "parameters kept for inference, the teacher's left out"),
+        row("peak_memory_mb", "MB", "peak memory of inference on the device"),
     ]
 
 
