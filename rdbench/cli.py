@@ -89,8 +89,12 @@ def run(
     from rdbench.benchmark.run import run as run_cells
     from rdbench.report.tables import summary_table
 
-    with Reporter(stderr) as reporter:
-        outcome = run_cells(settings, reporter)
+    try:
+        with Reporter(stderr) as reporter:
+            outcome = run_cells(settings, reporter)
+    except KeyboardInterrupt:
+        stderr.print("interrupted: what is finished is kept, the same command goes on from here", highlight=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if outcome.results:
         stdout.print(summary_table(outcome.results))
         fresh = len(outcome.results) - outcome.reused
@@ -231,9 +235,6 @@ def main() -> Any:
     except InputError as error:
         stderr.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
-    except KeyboardInterrupt:
-        stderr.print("interrupted: finished cells are kept, the same command goes on from here")
-        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class _Group:
         self.bench, self.category, self.spec, self.directory = bench, category, spec, directory
         images = (*category.train, *category.calibration, *category.test)
         with bench.reporter.step("  reading images", len(images)) as step:
-            decoded = decode_images(category, images, spec.image_size, on_image=step.advance)
+            decoded = decode_images(category, images, spec.image_size, on_image=lambda _: step.advance())
         ends = len(category.train), len(category.train) + len(category.calibration)
         self.test = TestSet(
             category, decoded[ends[1] :], [find_regions(mask) for mask in decode_masks(category, category.test)]

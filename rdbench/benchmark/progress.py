@@ -61,7 +61,6 @@ class Reporter:
             console=console,
             transient=True,
         )
-        self._cells: Step | None = None
 
     def __enter__(self) -> Reporter:
         if self.console.is_terminal:
@@ -69,7 +68,8 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.console.is_terminal:
+            self.bars.stop()
 
     def line(self, text: str) -> None:
         """A line that stays."""

@@ -60,7 +60,7 @@ def make_result(spec: CellSpec, predictions_sha256: str = "3" * 64) -> CellResul
         threshold=Threshold(alpha=0.1, value=1.0, level=1 / 13, attained=True),
         cost={"train_seconds": Figure(value=1.0)},
         pixel={CLEAN: {"pixel_auroc": Figure(value=None, note="no anomalous image")}},
-        image={condition: figures for condition in spec.conditions},
+        image=dict.fromkeys(spec.conditions, figures),
         predictions_sha256=predictions_sha256,
         interval="made up",
     )

@@ -1,0 +1,197 @@
+"""Bad input gets one clear line and exit code 2; what is finished stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdbench.benchmark.store import Store
+from tests.command import QUICK, Command
+from tests.datasets import trees
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    trees.mvtec_ad2(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "tta", "--seed", "-1"], "--seed -1"),
+        (["--method", "dtta"], "unknown method 'dtta'; did you mean tta"),
+        (["--method", ","], "no method given"),
+        (["--method", "mc_dropout", "-o", "sample=3"], "unknown option of mc_dropout 'sample'; did you mean samples"),
+        (["--method", "mc_dropout", "-o", "p=1.5"], "method mc_dropout: p must be in [0, 1), got 1.5"),
+        (["--method", "mc_dropout", "-o", "placement=decoders"], "option placement of mc_dropout"),
+        (["--method", "tta", "--category", "vail"], "unknown category of mvtec_ad2 'vail'; did you mean vial"),
+        (["--method", "tta", "--shift", "lightning:3"], "unknown shift 'lightning'; did you mean lighting"),
+        (["--method", "tta", "--shift", "lighting:6"], "severity '6'"),
+        (["--method", "tta", "--backbone", "resnet81"], "unknown backbone 'resnet81'"),
+        (["--method", "tta", "--image-size", "250"], "--image-size 250"),
+        (["--method", "tta", "--image-size", "big"], "--image-size big"),
+        (["--method", "tta", "--epochs", "0"], "--epochs 0"),
+        (["--method", "tta", "--alpha", "1"], "--alpha 1"),
+        (["--method", "tta", "--device", "tpu"], "--device tpu"),
+        (["--method", "tta", "--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--method", "tta", "--root", "nowhere"], "nowhere"),
+        (["--method", "tta", "--dataset", "mvtec"], "unknown dataset 'mvtec'"),
+        (["--method", "tta", "--methods-dir", "nowhere"], "--methods-dir nowhere"),
+    ],
+)
+def test_what_cannot_be_run_is_said_at_once(
+    rdbench: Command, root: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "runs"
+    given = ["run", "--dataset", "mvtec_ad2", "--root", root, "--out", out, *QUICK, *arguments]
+    done = rdbench(*given)
+    assert done.code == 2, done.err
+    assert message in done.error()
+    assert done.err.startswith("Error: ")
+    assert not list(Store(out).results())
+
+
+def test_weights_that_do_not_fit_are_named(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    done = rdbench(
+        "run", "-m", "tta", "--dataset", "mvtec_ad2", "--root", root, "--out", tmp_path / "runs",
+        "--backbone", "resnet18", "--weights", tmp_path / "weights.pth",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "weights.pth" in done.error()
+
+
+def test_weights_that_cannot_be_reached_name_the_file_and_the_ways_out(
+    rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers
+    done = rdbench("run", "-m", "tta", "--dataset", "mvtec_ad2", "--root", root, "--out", tmp_path / "runs")
+    assert done.code == 2
+    for hint in ("wide_resnet50_2-", "--weights", "--backbone embedded", str(tmp_path / "torch")):
+        assert hint in done.error()
+
+
+def damage(root: Path, how: str) -> str:
+    """Damage a data set; returns what the message must name."""
+    vial = root / "vial"
+    image = vial / "test_public/bad/000_regular.png"
+    mask = vial / "test_public/ground_truth/bad/000_regular_mask.png"
+    if how == "truncated image":
+        image.write_bytes(image.read_bytes()[:60])
+        return "000_regular.png"
+    if how == "no image":
+        image.write_bytes(b"<html>")
+        return "000_regular.png"
+    if how == "mask missing":
+        mask.unlink()
+        return "000_regular"
+    if how == "mask of another size":
+        trees.draw_mask(mask, (10, 10))
+        return "000_regular_mask.png"
+    if how == "no train/good":
+        (vial / "train").rename(vial / "training")
+        return "train"
+    if how == "no defect image":
+        for path in (vial / "test_public/bad").iterdir():
+            path.unlink()
+        return "bad"
+    for path in sorted((vial / "train/good").iterdir())[1:]:
+        path.unlink()
+    return "train"
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["truncated image", "no image", "mask missing", "mask of another size", "no train/good", "no defect image", "few"],
+)
+def test_damaged_data_is_named(rdbench: Command, root: Path, tmp_path: Path, how: str) -> None:
+    named = damage(root, how)
+    done = rdbench("run", "-m", "tta", "--dataset", "mvtec_ad2", "--root", root, "--out", tmp_path / "runs", *QUICK)
+    assert done.code == 2, done.err
+    assert named in done.error()
+    assert not list(Store(tmp_path / "runs").results())
+
+
+def test_a_damaged_category_costs_itself_alone(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    trees.mvtec_ad2(root, "rice")
+    damage(root, "truncated image")
+    done = rdbench(
+        "run", "-m", "deterministic", "--dataset", "mvtec_ad2", "--root", root, "--out", tmp_path / "runs", *QUICK
+    )
+    assert done.code == 2
+    assert "vial" in done.error()
+    assert [result.spec.category for _, result in Store(tmp_path / "runs").results()] == ["rice"]
+
+
+METHOD = '''"""A method of the test."""
+from dataclasses import dataclass
+import torch
+from rdbench.protocol import Prediction
+
+@dataclass
+class Strange:
+    def fit(self, train, context): {fit}
+    def predict(self, batch):
+        b, _, h, w = batch.images.shape
+        maps, scores, uncertainty = torch.zeros(b, h, w), torch.rand(b), torch.rand(b)
+        {predict}
+        return Prediction(maps, scores, uncertainty)
+    def save(self, directory): pass
+    def load(self, directory, context): pass
+'''
+
+
+@pytest.mark.parametrize(
+    ("fit", "predict", "reason", "code"),
+    [
+        ("raise RuntimeError('no luck')", "pass", "RuntimeError: no luck", 1),
+        ("pass", "raise KeyError('x')", "KeyError: 'x'", 1),
+        ("pass", "scores[0] = float('nan')", "prediction.anomaly_score holds NaN", 2),
+        ("pass", "maps -= 1", "prediction.anomaly_map holds -1", 2),
+        ("pass", "uncertainty = uncertainty[:-1]", "prediction.uncertainty has shape", 2),
+        ("pass", "scores = scores.double()", "prediction.anomaly_score is torch.float64", 2),
+        ("pass", "return None", "predict returned NoneType", 2),
+    ],
+)
+def test_a_strange_method_costs_its_own_cell_alone(
+    rdbench: Command, root: Path, tmp_path: Path, fit: str, predict: str, reason: str, code: int
+) -> None:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    (methods / "strange.py").write_text(METHOD.format(fit=fit, predict=predict))
+    done = rdbench(
+        "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
+        "--out", tmp_path / "runs", *QUICK,
+    )  # fmt: skip
+    assert done.code == code
+    assert reason in done.error()
+    assert [result.spec.method for _, result in Store(tmp_path / "runs").results()] == ["deterministic"]
+
+
+def test_a_method_that_does_not_import_costs_its_own_cells_alone(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    (methods / "strange.py").write_text("import nothing_of_that_name\n" + METHOD.format(fit="pass", predict="pass"))
+    done = rdbench(
+        "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
+        "--out", tmp_path / "runs", *QUICK,
+    )  # fmt: skip
+    assert done.code == 1
+    assert "nothing_of_that_name" in done.error()
+    assert [result.spec.method for _, result in Store(tmp_path / "runs").results()] == ["deterministic"]
+
+
+def test_a_constant_image_trains_to_a_result_or_a_reason(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    for path in root.rglob("*.png"):
+        if "mask" not in path.name:
+            Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(path)
+    done = rdbench(
+        "run", "-m", "deterministic", "--dataset", "mvtec_ad2", "--root", root, "--out", tmp_path / "runs", *QUICK
+    )
+    assert done.code in (0, 2), done.err

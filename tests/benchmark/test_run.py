@@ -1,0 +1,165 @@
+"""From a folder of images to figures, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rdbench.benchmark.store import Store, read_predictions
+from tests.command import QUICK, Command
+from tests.datasets import trees
+
+METHODS = "deterministic,mc_dropout,tta,deep_ensemble"
+RUN = ("run", "--dataset", "mvtec_ad2", "-o", "samples=2", "-o", "members=2", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ad2")
+    trees.mvtec_ad2(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All four methods under one shift, run once in a process of their own."""
+    out = tmp_path_factory.mktemp("store") / "runs"
+    command = [sys.executable, "-m", "rdbench.cli", *RUN, "--root", root, "--out", out]
+    command += ["--method", METHODS, "--shift", "lighting:3"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "AUGRC" in done.stdout
+    return out
+
+
+def rows_of(rdbench: Command, runs: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(rdbench("results", runs, "--format", "csv").out)))
+
+
+COLUMNS = "method,dataset,category,seed,backbone,condition,metric,value,low,high,note"
+IMAGE_FIGURES = "image_auroc,image_ap,fpr,fnr,failures,ece,brier,false_alarm_gap"
+SELECTIVE_FIGURES = ("aurc", "e_aurc", "augrc", "failure_auroc")
+
+
+def test_every_method_has_every_condition_and_figure(rdbench: Command, runs: Path) -> None:
+    rows = rows_of(rdbench, runs)
+    assert ",".join(rows[0]) == COLUMNS
+    figures = {*IMAGE_FIGURES.split(","), "pixel_auroc", "aupro_30"}
+    figures |= {name + control for name in SELECTIVE_FIGURES for control in ("", "_random", "_margin", "_oracle")}
+    present = {(row["method"].split("[")[0], row["condition"], row["metric"]) for row in rows}
+    for method in METHODS.split(","):
+        for condition in ("clean", "lighting:3", *trees.LIGHTINGS):
+            assert {(method, condition, figure) for figure in figures} <= present
+        assert {(method, "clean", cost) for cost in ("train_seconds", "inference_ms", "teacher_passes")} <= present
+    assert all(row["value"] or row["note"] for row in rows), "an undefined figure says why"
+
+
+def test_figures_are_those_of_the_stored_predictions(rdbench: Command, runs: Path) -> None:
+    cells = list(Store(runs).results())
+    assert len(cells) == 4
+    for directory, result in cells:
+        predictions = read_predictions(directory, result)
+        assert len(predictions.images) == 24
+        for index, condition in enumerate(predictions.conditions):
+            auroc = roc_auc_score(predictions.labels, predictions.scores[index])
+            assert result.image[condition]["image_auroc"].value == pytest.approx(auroc, abs=1e-12)
+        dark = predictions.lightings == "underexposed"
+        auroc = roc_auc_score(predictions.labels[dark], predictions.scores[0, dark])
+        assert result.image["underexposed"]["image_auroc"].value == pytest.approx(auroc, abs=1e-12)
+        # 10 calibration images, alpha 0.10: rank ceil(11 * 0.9) = 10, the largest
+        assert result.threshold.value == predictions.calibration_scores.max()
+        assert result.threshold.level == pytest.approx(1 / 11)
+
+
+def test_costs_are_those_of_the_method_alone(runs: Path) -> None:
+    cost = {result.spec.method: result.cost for _, result in Store(runs).results()}
+    passes = {
+        method: [figures[f"{role}_passes"].value for role in ("teacher", "bottleneck", "decoder")]
+        for method, figures in cost.items()
+    }
+    assert passes["deterministic"] == [1, 1, 1]
+    assert passes["deep_ensemble"] == [1, 2, 2]
+    assert passes["mc_dropout"] == [1, 1, 2]
+    views = passes["tta"][0]
+    assert views > 5
+    assert passes["tta"] == [views, views, views]
+    # 4 images, 1 epoch, one network; the ensemble trains two, the first shared; deterministic scores 10 more
+    assert cost["deterministic"]["train_passes"].value == 4 + 10
+    assert cost["tta"]["train_passes"].value == 4
+    assert cost["deep_ensemble"]["train_passes"].value == 8
+    assert cost["deep_ensemble"]["parameters"].value == 2 * cost["deterministic"]["parameters"].value
+
+
+def test_data_that_is_not_official_is_marked(runs: Path) -> None:
+    for _, result in Store(runs).results():
+        assert "4 train images where the official set has 291" in result.split.custom
+        assert result.split.calibration_source == "validation/good"
+        assert (result.split.train, result.split.calibration, result.split.test) == (4, 10, 24)
+
+
+def test_finished_cells_are_not_run_again(rdbench: Command, root: Path, runs: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
+    done = rdbench(*RUN, "--root", root, "--out", runs, "--method", METHODS, "--shift", "lighting:3")
+    assert done.code == 0
+    assert "0 cells run, 4 were there already" in done.out
+    assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
+
+
+def test_a_method_gives_the_same_alone_as_in_company(rdbench: Command, root: Path, runs: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    options = [argument for argument in RUN if argument not in ("-o", "members=2", "samples=2")]
+    done = rdbench(
+        *options, "-o", "samples=2", "--root", root, "--out", alone, "-m", "mc_dropout", "--shift", "lighting:3"
+    )
+    assert done.code == 0, done.err
+    ((directory, result),) = Store(alone).results()
+    together = {other.spec.method: path for path, other in Store(runs).results()}["mc_dropout"]
+    assert result.predictions_sha256 == Store(runs).load(result.spec).predictions_sha256
+    assert (directory / "predictions.npz").read_bytes() == (together / "predictions.npz").read_bytes()
+
+
+def test_evaluate_gives_the_same_figures_without_torch(rdbench: Command, runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    before = rows_of(rdbench, copy)
+    code = (
+        "import sys; from rdbench.cli import app\n"
+        f"app(['evaluate', {str(copy)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert rows_of(rdbench, copy) == before
+
+
+def test_evaluate_at_another_level_moves_the_threshold(rdbench: Command, runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    assert rdbench("evaluate", copy, "--alpha", "0.5", "--no-intervals").code == 0
+    for directory, result in Store(copy).results():
+        scores = np.sort(read_predictions(directory, result).calibration_scores)
+        assert result.threshold.value == scores[5]  # rank ceil(11 * 0.5) = 6
+        assert result.image["clean"]["image_auroc"].low is None
+
+
+def test_results_in_three_formats(rdbench: Command, runs: Path) -> None:
+    assert "deep_ensemble" in rdbench("results", runs).out
+    rows = json.loads(rdbench("results", runs, "-f", "json").out)
+    assert len(rows) == len(rows_of(rdbench, runs))
+    assert rdbench("results", runs, "-f", "xml").code == 2
+
+
+def test_the_page_is_written(rdbench: Command, runs: Path, tmp_path: Path) -> None:
+    done = rdbench("leaderboard", "--runs", runs, "--out", tmp_path / "site")
+    assert done.code == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "deep_ensemble" in page
+    assert str(tmp_path / "site" / "index.html") in done.out

@@ -1,0 +1,23 @@
+"""What every test has: caches and data folders of its own, and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command import Command, in_process
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache or data; tables are as wide as a usual terminal."""
+    monkeypatch.setenv("RDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RDBENCH_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def rdbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`rdbench(*arguments)` -> exit code and what was printed."""
+    return in_process(capsys, monkeypatch)
