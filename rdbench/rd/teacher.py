@@ -86,18 +86,14 @@ def load_teacher(name: str, weights: str | Path | None, device: torch.device) ->
         weights_name = "random"
     elif weights is not None:
         path = Path(weights)
-        network = _network(backbone)
-        _load_state(network, _read_state(path), backbone, path)
-        weights_name = f"file/{path.name}"
+        network, weights_name = _load_network(backbone, path), f"file/{path.name}"
     elif name == "embedded":
         from rdbench.rd.embedded import EmbeddedNet
 
         network, weights_name = EmbeddedNet.load(), "embedded"
     else:
         path = _pretrained_file(backbone)
-        network = _network(backbone)
-        _load_state(network, _read_state(path), backbone, path)
-        weights_name = f"torchvision/{path.name}"
+        network, weights_name = _load_network(backbone, path), f"torchvision/{path.name}"
     teacher = Teacher(backbone, network, weights_name)
     teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return teacher
@@ -156,10 +152,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _load_state(network: nn.Module, state: dict[str, Tensor], backbone: Backbone, path: Path) -> None:
-    """Fill `network` with `state`, which must fit name by name and shape by shape; layer4 and fc are passed over."""
+def _load_network(backbone: Backbone, path: Path) -> nn.Module:
+    """The network with the state dict at `path`, which must fit name by name, layer4 and fc left out."""
+    given = {name: tensor for name, tensor in _read_state(path).items() if not name.startswith(("layer4.", "fc."))}
+    network = _network(backbone)
     wanted = network.state_dict()
-    given = {name: tensor for name, tensor in state.items() if not name.startswith(("layer4.", "fc."))}
     counted = {name for name in wanted if name.endswith("num_batches_tracked")}  # absent in old files, and unused
     wrong = {
         "missing": sorted(wanted.keys() - given.keys() - counted),
@@ -174,6 +171,7 @@ def _load_state(network: nn.Module, state: dict[str, Tensor], backbone: Backbone
             "give the state dict of torchvision's network of that name, or the --backbone that the file is of"
         )
     network.load_state_dict(given, strict=False)
+    return network
 
 
 def _sha256(state: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from rdbench.rd.anomaly import anomaly_map, anomaly_score, distillation_loss, scale_maps, smooth
+
+
+def one_scale(*positions):
+    """A (1, C, 1, n) feature map whose n positions have these channel vectors."""
+    return torch.tensor(positions, dtype=torch.float32).T[None, :, None, :]
+
+
+def random_pyramid(seed, batch=2, height=64, width=96, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(batch, c, height // s, width // s, generator=generator).to(dtype)
+        for c, s in ((8, 4), (16, 8), (32, 16))
+    )
+
+
+def test_loss_flattens_channels_and_positions():
+    teacher = one_scale((1, 0), (0, 1))
+    student = one_scale((1, 0), (0, 3))  # every position has cosine 1; flattened it is 4 / sqrt(2 * 10)
+    assert distillation_loss([teacher], [student]).item() == pytest.approx(1 - 4 / 20**0.5, abs=1e-6)
+
+
+def test_loss_is_mean_over_images_and_sum_over_scales():
+    teacher = torch.cat([one_scale((1, 0)), one_scale((1, 0))])
+    student = torch.cat([one_scale((0, 1)), one_scale((-1, 0))])  # 1 - cosine: 1 and 2
+    assert distillation_loss([teacher] * 3, [student] * 3).item() == pytest.approx(3 * 1.5)
+
+
+def test_scale_maps_of_equal_orthogonal_and_opposite_vectors():
+    teacher = one_scale((1, 0), (1, 0), (1, 0), (3, 4))
+    student = one_scale((2, 0), (0, 5), (-1, 0), (4, 3))
+    (maps,) = scale_maps([teacher], [student])
+    assert maps.shape == (1, 1, 4)
+    torch.testing.assert_close(maps[0, 0], torch.tensor([0.0, 1.0, 2.0, 1 - 24 / 25]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_of_equal_pyramids_are_zero_and_never_negative(dtype):
+    pyramid = random_pyramid(0, dtype=dtype)
+    maps = anomaly_map(pyramid, pyramid, (64, 96))
+    assert maps.dtype == torch.float32
+    assert maps.min() >= 0
+    assert maps.max() < 1e-6
+
+
+def test_constant_maps_stay_constant_up_to_the_border():
+    teacher = [torch.stack([torch.ones(1, n, n), torch.zeros(1, n, n)], dim=1) for n in (16, 8, 4)]
+    student = [t.flip(1) for t in teacher]
+    torch.testing.assert_close(anomaly_map(teacher, student, (64, 64)), torch.full((1, 64, 64), 3.0))
+
+
+def test_map_is_the_smoothed_sum_of_enlarged_scales():
+    teacher, student = random_pyramid(1), random_pyramid(2)
+    enlarged = sum(
+        F.interpolate(m[:, None], size=(64, 96), mode="bilinear", align_corners=True)[:, 0]
+        for m in scale_maps(teacher, student)
+    )
+    expected = np.stack([gaussian_filter(m, sigma=4) for m in enlarged.double().numpy()])
+    np.testing.assert_allclose(anomaly_map(teacher, student, (64, 96)).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(48, 80), (9, 33)])
+def test_smooth_is_scipys_gaussian_filter(size):
+    maps = np.random.default_rng(0).random((3, *size))
+    expected = np.stack([gaussian_filter(m, sigma=4) for m in maps])
+    np.testing.assert_allclose(smooth(torch.from_numpy(maps).float()).numpy(), expected, atol=1e-6)
+
+
+def test_score_is_the_maximum_of_each_map():
+    maps = torch.zeros(2, 4, 5)
+    maps[0, 3, 1], maps[1, 0, 0] = 7, 2
+    assert anomaly_score(maps).tolist() == [7, 2]
+
+
+def test_bf16_autocast_leaves_the_arithmetic_alone():
+    teacher, student = random_pyramid(3), random_pyramid(4)
+    expected = anomaly_map(teacher, student, (64, 96)), distillation_loss(teacher, student)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = anomaly_map(teacher, student, (64, 96)), distillation_loss(teacher, student)
+    assert torch.equal(result[0], expected[0])
+    assert torch.equal(result[1], expected[1])
+
+
+def test_map_has_gradients_also_after_it_was_used_in_inference_mode():
+    teacher, student = random_pyramid(5, height=32, width=32), random_pyramid(6, height=32, width=32)
+    with torch.inference_mode():
+        anomaly_map(teacher, student, (32, 32))
+    student = [s.requires_grad_() for s in student]
+    anomaly_score(anomaly_map(teacher, student, (32, 32))).sum().backward()
+    assert all(s.grad is not None and s.grad.abs().sum() > 0 for s in student)

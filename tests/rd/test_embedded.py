@@ -1,0 +1,123 @@
+"""The packaged teacher: small, cheap, loaded without pickle, alive; and the recipe that made it."""
+
+import json
+import struct
+import sys
+from importlib.resources import files
+
+import pytest
+import torch
+import torchvision
+from torch.utils.flop_counter import FlopCounterMode
+
+from rdbench.rd.embedded import EmbeddedNet
+from rdbench.rd.textures import FAMILIES, GROUP, Dice, draw
+
+WEIGHTS = files("rdbench.rd") / "embedded.safetensors"
+
+
+@pytest.fixture(scope="module")
+def network() -> EmbeddedNet:
+    return EmbeddedNet.load()
+
+
+def drawn(seed: int, count: int = GROUP, size: int = 128) -> torch.Tensor:
+    return draw(count, size, torch.Generator().manual_seed(seed))
+
+
+def test_the_file_is_small_half_precision_safetensors():
+    content = WEIGHTS.read_bytes()
+    assert len(content) <= 4_000_000
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    kinds = {entry["dtype"] for name, entry in header.items() if not name.endswith("num_batches_tracked")}
+    assert kinds == {"F16"}
+
+
+def test_loading_needs_no_pickle(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load called"))
+    monkeypatch.setitem(sys.modules, "pickle", None)
+    EmbeddedNet.load()
+
+
+def test_loaded_frozen_and_in_float32(network):
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def test_a_quarter_of_resnet18s_flops(network):
+    resnet = torchvision.models.resnet18()
+    first_stages = torch.nn.Sequential(*list(resnet.children())[:7])
+    image = torch.zeros(1, 3, 256, 256)
+    counts = []
+    for module in (network, first_stages):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(image)
+        counts.append(counter.get_total_flops())
+    assert counts[1] == pytest.approx(3.66e9, rel=0.01)
+    assert counts[0] <= counts[1] / 4
+
+
+def test_pyramid_of_three_scales(network):
+    features = network(drawn(0, size=96))
+    assert [tuple(f.shape) for f in features] == [(4, 32, 24, 24), (4, 64, 12, 12), (4, 128, 6, 6)]
+    for feature in features:
+        assert feature.isfinite().all()
+        assert (feature >= 0).all(), "the student ends in ReLU and could not follow below zero"
+        assert (feature.flatten(2).std(2) > 0).any(1).float().mean() == 1, "no image is flat"
+        alive = (feature.amax((0, 2, 3)) > 0).float().mean()
+        assert alive > 0.9, "few channels are dead"
+
+
+def test_features_say_more_than_an_untrained_networks(network):
+    """Two halves of one texture resemble each other more than two textures do, by a wider margin than untrained."""
+    torch.manual_seed(0)
+    untrained = EmbeddedNet().eval()
+    images = torch.cat([drawn(seed, 16) for seed in range(2)])
+    margins = []
+    for module in (network, untrained):
+        with torch.no_grad():
+            halves = [module(half)[2].mean((2, 3)) for half in (images[..., :64], images[..., 64:])]
+        a, b = (torch.nn.functional.normalize(half - half.mean(0), dim=1) for half in halves)
+        nearest = (a @ b.T).argmax(1)
+        margins.append((nearest == torch.arange(len(nearest))).float().mean().item())
+    assert margins[0] > 0.8
+
+
+@pytest.mark.parametrize("family", dict.fromkeys(FAMILIES), ids=lambda family: family.__name__)
+def test_each_family_draws_patterns_of_its_own(family):
+    dice = Dice(64, torch.Generator().manual_seed(3))
+    fields = torch.cat([family(dice) for _ in range(3)])
+    assert fields.shape == (12, 1, 64, 64)
+    assert fields.isfinite().all()
+    assert (fields.flatten(1).std(1) > 1e-3).float().mean() > 0.6
+    assert len(torch.unique(fields.flatten(1), dim=0)) > 6
+
+
+def test_drawn_images_are_pictures_and_a_function_of_the_seed():
+    images = drawn(7, 8, 64)
+    assert images.shape == (8, 3, 64, 64)
+    assert ((images >= 0) & (images <= 1)).all()
+    assert torch.equal(images, drawn(7, 8, 64))
+    assert not torch.equal(images, drawn(8, 8, 64))
+
+
+def test_the_recipe_runs_and_goes_on_where_it_stopped(tmp_path, capsys):
+    from rdbench.rd.distill import main
+
+    torch.manual_seed(0)
+    weights, out = tmp_path / "resnet18.pth", tmp_path / "small.safetensors"
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    settings = {"batch_size": 8, "size": 64, "workers": 0, "device": "cpu"}
+    main(weights, out, steps=1, **settings)
+    first = out.read_bytes()
+    main(weights, out, steps=2, **settings)
+    assert out.read_bytes() != first
+    again = tmp_path / "again.safetensors"
+    main(weights, again, steps=2, **settings)
+    assert torch.load(out.with_suffix(".checkpoint"), weights_only=True)["step"] == 2
+    from safetensors.torch import load_file
+
+    EmbeddedNet().load_state_dict(load_file(out))
