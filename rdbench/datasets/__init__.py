@@ -29,6 +29,8 @@ __all__ = [
 MIN_TRAIN, MIN_CALIBRATION = 2, 10
 """Batch norm needs two training images; below ten calibration images no threshold has a level of 0.10."""
 
+SCORED_SPLITS = ("train", "validation", "test")
+
 HOLD_OUT = 0.10
 """The share of the training images that is held out to calibrate on where a dataset has no split for that."""
 
@@ -79,8 +81,6 @@ def load_category(
             raise InputError(f"{scan.folder} has no {kind} image to test on; restore its test folders")
     for image in test:
         check_mask_size(image)
-    records = (*train, *calibration, *test)
-    files = [path for image in records for path in (image.path, image.mask_path) if path is not None]
     return Category(
         dataset=dataset,
         name=category,
@@ -88,11 +88,17 @@ def load_category(
         calibration=calibration,
         test=test,
         calibration_source=source,
-        fingerprint=fingerprint(home, files, on_file),
+        fingerprint=fingerprint(home, fingerprinted_files(scan), on_file),
         custom=_custom(dataset, category, scan),
         read_image=read_image,
         read_mask=read_mask,
     )
+
+
+def fingerprinted_files(scan: Scan) -> list[Path]:
+    """Every image and mask that a result depends on: all but the private splits."""
+    records = [image for split in SCORED_SPLITS for image in scan.splits.get(split, ())]
+    return [path for image in records for path in (image.path, image.mask_path) if path is not None]
 
 
 def scan_category(dataset: str, category: str, root: Path | None) -> tuple[Path, Scan]:
@@ -187,9 +193,7 @@ def _custom(dataset: str, category: str, scan: Scan) -> str:
         return "a folder of your own"
     if category not in official:
         return f"{category} is not an official category of {dataset}"
-    scored: dict[str, int] = {
-        split: len(scan.splits[split]) for split in ("train", "validation", "test") if split in scan.splits
-    }
+    scored = {split: len(scan.splits[split]) for split in SCORED_SPLITS if split in scan.splits}
     return "; ".join(differences(official[category], scored))
 
 

@@ -35,7 +35,12 @@ def read_mask(record: ImageRecord) -> MaskArray:
     if record.mask_path is None:
         return np.zeros((height, width), np.bool_)
     check_mask_size(record)
-    return np.asarray(_values(_decode(record.mask_path)).any(axis=-1))
+    return read_mask_file(record.mask_path)
+
+
+def read_mask_file(path: Path) -> MaskArray:
+    """A mask file, (H, W) bool, True wherever it is not black. Raises InputError that names an unreadable file."""
+    return np.asarray(_values(_decode(path)).any(axis=-1))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -138,14 +138,14 @@ KINDS: dict[str, Kind] = {
             name="adshift_contrast",
             group="adshift",
             summary="contrast as in ADShift (ImageNet-C)",
-            wording="difference from the channel's mean times {:g}",
+            wording="contrast times {:g}",
             values=((0.4,), (0.3,), (0.2,), (0.1,), (0.05,)),
         ),
         Kind(
             name="adshift_defocus_blur",
             group="adshift",
             summary="defocus blur as in ADShift (ImageNet-C)",
-            wording="disc of radius {:g} pixels, softened by {:g}; not scaled with the image",
+            wording="radius {:g} pixels, softened {:g}",
             values=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
         ),
         Kind(
