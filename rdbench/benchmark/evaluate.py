@@ -141,10 +141,11 @@ def _pixels(accumulator: PixelAccumulator) -> dict[str, Figure]:
 
 
 def _figure(value: float, reason: str, interval: Interval | None = None) -> Figure:
-    """A figure; one that is nan carries the reason instead of a value."""
-    if math.isnan(value):
-        return Figure(value=None, note=reason or "undefined")
-    if interval is None or math.isnan(interval.low):
+    """A figure; one that is no number carries the reason instead of a value."""
+    if not math.isfinite(value):
+        infinite = "infinite: a probability of 0 or 1 was wrong" if math.isinf(value) else ""
+        return Figure(value=None, note=infinite or reason or "undefined")
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return Figure(value=float(value))
     note = f"undefined in {interval.undefined} of {RESAMPLES} resamples" if interval.undefined else ""
     return Figure(value=float(value), low=interval.low, high=interval.high, note=note)

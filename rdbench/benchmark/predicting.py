@@ -24,11 +24,11 @@ from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, Predictions
 from rdbench.datasets.base import Category
 from rdbench.errors import InputError
-from rdbench.metrics.localization import PixelAccumulator, Regions
+from rdbench.metrics.localization import PixelAccumulator, Regions, find_regions
 from rdbench.protocol import Batch, Method, Prediction
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
-from rdbench.shifts import Condition, apply_shift
+from rdbench.shifts import KINDS, Condition, apply_shift, apply_to_mask
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,19 @@ class TestSet:
     """(n, H, W, 3)"""
     regions: Sequence[Regions]
     """Each mask's connected regions, at the image's own size."""
+
+    def regions_under(self, condition: Condition | None, seed: int) -> Sequence[Regions]:
+        """The regions where the condition shows them: a geometric shift moves the masks with the pixels."""
+        if condition is None or condition.kind not in KINDS or not KINDS[condition.kind].geometric:
+            return self.regions
+        size = self.images.shape[1:3]
+        moved = []
+        for image, regions in zip(self.category.test, self.regions, strict=True):
+            mask = np.zeros(regions.shape, bool)
+            mask.flat[regions.pixels] = True
+            shifted = apply_to_mask(torch.from_numpy(mask)[None], condition, seed, [image.key], size)
+            moved.append(find_regions(shifted[0].numpy()))
+        return moved
 
 
 @dataclass
@@ -146,6 +159,7 @@ def _predict_test(
     teacher_seconds: list[tuple[int, float]] = []
     with reporter.step("  testing", len(order) * len(conditions)) as step:
         for index, condition in enumerate(conditions):
+            regions = test.regions_under(condition, seed)
             for run in runs:
                 run.pixel.append({lighting: PixelAccumulator() for lighting in dict.fromkeys(lightings)})
             for start in range(0, len(order), batch_size):
@@ -163,7 +177,7 @@ def _predict_test(
                     prediction = _predict(run, batch, len(chosen), device, seed, measure=condition is None)
                     if prediction is not None and run.said is not None:
                         run.said.record(index, chosen, prediction)
-                        _add_pixels(run.pixel[index], prediction.anomaly_map, chosen, test.regions, lightings)
+                        _add_pixels(run.pixel[index], prediction.anomaly_map, chosen, regions, lightings)
                 step.advance(len(chosen), note=str(condition or CLEAN))
     return median_seconds(teacher_seconds)
 
