@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from rdbench import __version__
@@ -119,6 +120,8 @@ def evaluate(
     from rdbench.benchmark.evaluate import evaluate_store
     from rdbench.benchmark.store import open_store
 
+    if alpha is not None and not 0 < alpha < 1:
+        raise InputError(f"--alpha {alpha}: between 0 and 1 is wanted")
     count = evaluate_store(open_store(runs, create=False), alpha, intervals=intervals)
     stdout.print(f"{count} cells evaluated in {runs}", highlight=False)
 
@@ -182,12 +185,13 @@ def show_method(name: Annotated[str, typer.Argument(help="A method's name.")], m
     if method.problem:
         raise InputError(f"method {name} ({method.path}): {method.problem}")
     stdout.print(f"{method.name}  ({method.path})\n", style="bold", markup=False, highlight=False, soft_wrap=True)
-    stdout.print(method.description, markup=False, highlight=False)
+    for paragraph in method.description.split("\n\n"):
+        text = paragraph if paragraph.startswith(" ") else " ".join(paragraph.split())
+        stdout.print(text + "\n", markup=False, highlight=False)
     table = Table("option", "default", "values", "what it does", box=None, header_style="bold", pad_edge=False)
     for option in method.options:
         values = " | ".join(map(str, option.choices)) or option.type
         table.add_row(option.name, str(option.default), _plain(values), _plain(option.help))
-    stdout.print()
     stdout.print(table if method.options else "no options")
 
 
@@ -196,14 +200,14 @@ def datasets(root: Annotated[Path | None, typer.Option(help="Where to look; else
     """List the data sets, where to get them, and what is found of them."""
     from rdbench.datasets import DATASETS, list_categories
 
-    table = Table("data set", "what it is", "licence", "from", "found", box=None, header_style="bold", pad_edge=False)
     for name, info in DATASETS.items():
         try:
-            found = f"{len(list_categories(name, root))} categories"
+            found = f"{len(list_categories(name, root))} categories found"
         except InputError:
-            found = "no"
-        table.add_row(name, info.summary, info.licence, info.url, found)
-    stdout.print(table)
+            found = "not found"
+        stdout.print(f"[bold]{name}[/bold]  {found}")
+        lines = (info.summary, f"{info.size}; {info.licence}", info.url)
+        stdout.print(Padding(_plain("\n".join(filter(None, lines))), (0, 0, 0, 2)), highlight=False)
 
 
 def _version(value: bool) -> None:

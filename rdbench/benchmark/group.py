@@ -42,6 +42,11 @@ class Bench:
 
 def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
     """Fit, predict, evaluate and store the cells of one group; a failing method costs its own cell only."""
+    with bench.store.lock(specs[0].group_id):
+        return _run_locked(bench, category, specs)
+
+
+def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
     directory = bench.store.work_directory(specs[0].group_id)
     group = _Group(bench, category, specs[0], directory)
     outcomes: list[CellResult | CellFailure] = []

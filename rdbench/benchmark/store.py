@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +72,21 @@ class Store:
     def failure_path(self, spec: CellSpec) -> Path:
         """Where the reason of a failed cell is kept."""
         return self.root / FAILED / f"{'-'.join(spec.path.parts)}.json"
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the unfinished work of that name; the system lets go of it when the process ends, however it ends.
+
+        Raises InputError if another process holds it.
+        """
+        with (self.work_directory("locks") / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another run is at work on this in {self.root}; run the same command again when it has ended"
+                ) from None
+            yield
 
     def work_directory(self, name: str) -> Path:
         """A directory for unfinished work; it survives a killed run and is removed when the work is done."""

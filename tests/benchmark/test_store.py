@@ -115,3 +115,13 @@ def test_no_name_leaves_its_directory(name: str) -> None:
 
 def test_distinct_names_stay_distinct() -> None:
     assert len({slug(name) for name in ("a b", "a-b", "a/b", "a.b", "a  b")}) == 5
+
+
+def test_what_one_run_works_on_another_leaves_alone(store: Store) -> None:
+    with store.lock("group"):
+        with store.lock("another"):
+            pass
+        with pytest.raises(InputError, match="another run is at work"), store.lock("group"):
+            pass
+    with store.lock("group"):
+        pass
