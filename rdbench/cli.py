@@ -51,6 +51,7 @@ def run(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="The teacher's state dict, or `random` for a smoke test.")] = None,
     image_size: Annotated[str, typer.Option(help="Pixels, or WIDTHxHEIGHT; multiples of 32.")] = "256",
+    map_size: Annotated[str, typer.Option(help="Size for pixel figures: native, pixels, or WIDTHxHEIGHT.")] = "native",
     epochs: Annotated[int | None, typer.Option(help="200 if not given, 20 on toy.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 16,
     option: Annotated[
@@ -77,6 +78,7 @@ def run(
         backbone=backbone,
         weights=weights,
         image_size=image_size,
+        map_size=map_size,
         epochs=epochs,
         batch_size=batch_size,
         device=device,
@@ -155,11 +157,15 @@ def leaderboard(
     out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("site"),
 ) -> None:
     """Write the leaderboard as a page that opens from the file system."""
+    from rdbench.benchmark.progress import Reporter
     from rdbench.benchmark.store import open_store
-    from rdbench.report.leaderboard import read_entries, write_site
+    from rdbench.report.entries import published, stored
+    from rdbench.report.leaderboard import write_site
 
-    stored = [result for _, result in open_store(runs, create=False).results()] if runs.is_dir() else []
-    page = write_site([*stored, *read_entries(results)], out)
+    own = stored(open_store(runs, create=False)) if runs.is_dir() else []
+    cells = [*own, *published(results)]
+    with Reporter(stderr) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
+        page = write_site(cells, out, step.advance)
     stdout.print(f"leaderboard written: {page}", highlight=False, soft_wrap=True)
 
 

@@ -31,7 +31,7 @@ class Entry(Record):
 
     version: Literal[1] = Field(alias="schema")
     cells: tuple[CellResult, ...] = Field(min_length=1)
-    predictions: dict[str, str] = {}
+    predictions: dict[str, str] = Field(default_factory=dict)
     """The cells' prediction archives in Base64, by the SHA-256 that the cell gives."""
 
 

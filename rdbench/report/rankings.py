@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,12 +13,15 @@ from scipy.stats import t as student_t
 
 from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
 from rdbench.report.columns import BOUNDED, DERIVED, describe
+from rdbench.report.entries import Source
 from rdbench.report.variants import method_labels
 
 FloatArray = NDArray[np.float64]
 COST_RATIOS = {
     "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
 }  # fmt: skip
+MEAN = "mean"
+ALL_SHIFTS = f"shifts:{MEAN}"
 Place = tuple[int, int, int, int, int]
 """Indices of method, category, seed, condition and metric."""
 
@@ -50,7 +53,7 @@ class Ranking:
     seeds: tuple[int, ...]
     conditions: tuple[str, ...]
     metrics: tuple[str, ...]
-    cells: dict[tuple[int, int, int], CellResult]
+    cells: dict[tuple[int, int, int], Source]
     """By indices of method, category and seed."""
     value: FloatArray
     """(M, C, S, K, F), NaN where a figure is undefined or there is no cell."""
@@ -58,6 +61,8 @@ class Ranking:
     high: FloatArray
     notes: dict[Place, str]
     """Why a figure is undefined."""
+    pooled: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Conditions that are means over others, see `with_mean_shifts`."""
 
     @cached_property
     def complete(self) -> NDArray[np.bool_]:
@@ -79,7 +84,7 @@ class Ranking:
         reasons = self._reasons.get((method, condition, metric), set())
         return next(iter(reasons)) if len(reasons) == 1 else ""
 
-    def cells_of(self, method: int) -> list[CellResult]:
+    def cells_of(self, method: int) -> list[Source]:
         """The method's cells, by category and seed."""
         return [cell for place, cell in sorted(self.cells.items()) if place[0] == method]
 
@@ -137,41 +142,44 @@ def _nan_mean(values: FloatArray, axis: int) -> FloatArray:
     return mean
 
 
-def make_rankings(results: Iterable[CellResult]) -> list[Ranking]:
-    """Sort results into rankings; results that differ in data, teacher, image size or protocol never share one.
+def make_rankings(cells: Iterable[CellResult | Source]) -> list[Ranking]:
+    """Sort cells into rankings; those that differ in data, teacher, image size or protocol never share one.
 
     A cell that is there twice, or again with fewer conditions, is taken once.
     """
-    groups: dict[tuple[object, ...], list[CellResult]] = {}
-    for cell in results:
-        spec = cell.spec
+    groups: dict[tuple[object, ...], list[Source]] = {}
+    for given in cells:
+        source = given if isinstance(given, Source) else Source(given, "")
+        cell, spec = source.result, source.result.spec
         key = (
             spec.dataset, bool(cell.split.custom), spec.backbone, spec.weights_sha256, spec.image_size, spec.protocol,
         )  # fmt: skip
-        groups.setdefault(key, []).append(cell)
-    rankings = [_ranking(cells) for cells in groups.values()]
+        groups.setdefault(key, []).append(source)
+    rankings = [_ranking(sources) for sources in groups.values()]
     return sorted(
         rankings, key=lambda r: (bool(r.custom), r.spec.dataset, r.spec.backbone, r.spec.weights, -len(r.cells))
     )
 
 
-def _ranking(cells: Sequence[CellResult]) -> Ranking:
+def _ranking(sources: Sequence[Source]) -> Ranking:
+    cells = [source.result for source in sources]
     labels = method_labels(cells)
     categories = category_labels(cells)
-    kept: dict[tuple[str, str, int], CellResult] = {}
-    for label, category, cell in zip(labels, categories, cells, strict=True):
-        key = (label, category, cell.spec.seed)
-        if key not in kept or len(cell.image) > len(kept[key].image):
-            kept[key] = cell
+    kept: dict[tuple[str, str, int], Source] = {}
+    for label, category, source in zip(labels, categories, sources, strict=True):
+        key = (label, category, source.result.spec.seed)
+        if key not in kept or len(source.result.image) > len(kept[key].result.image):
+            kept[key] = source
     methods = sorted({key[0] for key in kept})
     names = sorted({key[1] for key in kept})
     seeds = sorted({key[2] for key in kept})
     # the cost is measured once and holds under every condition
     figures = {
-        key: {name: by_metric | cell.cost for name, by_metric in cell.figures().items()} for key, cell in kept.items()
+        key: {name: by_metric | source.result.cost for name, by_metric in source.result.figures().items()}
+        for key, source in kept.items()
     }
     conditions = _in_order(name for cell in figures.values() for name in cell)
-    conditions.sort(key=lambda name: (name != CLEAN, ":" not in name, name))
+    conditions.sort(key=lambda name: (name != CLEAN, ":" in name, name))
     metrics = _in_order(name for cell in figures.values() for condition in cell.values() for name in condition)
 
     metric_at = {name: index for index, name in enumerate([*metrics, *DERIVED])}
@@ -179,10 +187,10 @@ def _ranking(cells: Sequence[CellResult]) -> Ranking:
     value = np.full((len(methods), len(names), len(seeds), len(conditions), len(metric_at)), np.nan)
     low, high = value.copy(), value.copy()
     notes: dict[Place, str] = {}
-    placed: dict[tuple[int, int, int], CellResult] = {}
-    for key, cell in kept.items():
+    placed: dict[tuple[int, int, int], Source] = {}
+    for key, source in kept.items():
         place = (methods.index(key[0]), names.index(key[1]), seeds.index(key[2]))
-        placed[place] = cell
+        placed[place] = source
         for condition, by_metric in figures[key].items():
             for name, figure in by_metric.items():
                 where = (*place, condition_at[condition], metric_at[name])
@@ -198,6 +206,34 @@ def _ranking(cells: Sequence[CellResult]) -> Ranking:
         cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),
         placed, value, low, high, notes,
     )  # fmt: skip
+
+
+def with_mean_shifts(ranking: Ranking) -> Ranking:
+    """The ranking with further conditions: the mean over the severities of each shift, and over all shifts.
+
+    The means are made cell by cell. A cell's interval is the mean of its intervals: its conditions show one set of
+    parts, so their chances do not average out.
+    """
+    shifts = {k: name.partition(":")[0] for k, name in enumerate(ranking.conditions) if ":" in name}
+    groups = {
+        f"{kind}:{MEAN}": tuple(k for k in shifts if shifts[k] == kind) for kind in dict.fromkeys(shifts.values())
+    }
+    groups[ALL_SHIFTS] = tuple(shifts)
+    groups = {name: members for name, members in groups.items() if len(members) > 1}
+    value, low, high = (
+        np.concatenate(
+            [array, *(_nan_mean(array[:, :, :, list(m)], 3)[:, :, :, None] for m in groups.values())], axis=3
+        )
+        for array in (ranking.value, ranking.low, ranking.high)
+    )
+    pooled = dict(enumerate(groups.values(), start=len(ranking.conditions)))
+    notes = dict(ranking.notes)
+    for (m, c, s, k, f), note in ranking.notes.items():
+        for index, members in pooled.items():
+            if k in members and np.isnan(value[m, c, s, index, f]):
+                notes[m, c, s, index, f] = note
+    conditions = (*ranking.conditions, *groups)
+    return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
 
 
 def _derive(value: FloatArray, metric_at: dict[str, int], methods: Sequence[str], conditions: Sequence[str]) -> None:

@@ -36,10 +36,19 @@ def tidy(results: Iterable[CellResult]) -> pd.DataFrame:
 
 def as_csv(table: pd.DataFrame) -> str:
     """The rows as CSV; undefined numbers are empty."""
-    return table.to_csv(index=False, lineterminator="\n")
+    return plain_text(table).to_csv(index=False, lineterminator="\n")
 
 
 def as_json(table: pd.DataFrame) -> str:
     """The rows as a JSON list of objects; undefined numbers are null."""
     records = table.astype(object).where(table.notna(), None).to_dict(orient="records")
     return json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+
+
+def plain_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before any text that a spreadsheet would take for a formula."""
+    safe = table.copy()
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name]):
+            safe[name] = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" and v else v for v in safe[name]]
+    return safe

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rdbench.metrics.catalog import CONTROLS
-from rdbench.report.columns import UNDEFINED, written, written_interval
-from rdbench.report.rankings import FloatArray, Ranking
+from rdbench.metrics.statistics import RankInterval
+from rdbench.report.columns import DASH, UNDEFINED, written, written_interval
+from rdbench.report.rankings import FloatArray, Mean, Ranking
+from rdbench.report.standings import LEAD, best_and_tied
 
 COLUMNS = (
     "failures", "image_auroc", "image_auroc_shifted", "aupro_30", "augrc", "augrc_saved", "aurc", "e_aurc",
@@ -18,6 +21,7 @@ COLUMNS = (
 CONTROL_NAMES = {"random": "chance", "margin": "threshold margin", "oracle": "oracle"}
 TRACK = 100
 """Width of the drawing in which a figure's interval is placed, in user units."""
+BEST, TIED = "best", "tied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,13 @@ class Written:
     band: tuple[int, int, int] | None = None
     """Where low, value and high lie on the column's track, 0 to `TRACK`."""
     note: str = ""
+    mark: str = ""
+    """`BEST`, `TIED` with the best, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method's or a control's figures, one per column."""
+    """A method's or a control's figures: its rank, then one per column."""
 
     name: str
     method: int | None
@@ -57,10 +63,12 @@ def reference_method(ranking: Ranking) -> int:
     return ranking.methods.index("deterministic") if "deterministic" in ranking.methods else 0
 
 
-def table_rows(ranking: Ranking, columns: Sequence[str], condition: int, category: int | None = None) -> list[Row]:
-    """One row per method that has figures under this condition, then the controls, by AUGRC, best first."""
-    mean = ranking.mean(category)
+def table_rows(
+    ranking: Ranking, mean: Mean, columns: Sequence[str], condition: int, ranks: Mapping[int, RankInterval]
+) -> list[Row]:
+    """One row per method that has figures under this condition, then the controls, by the lead figure, best first."""
     at = {name: index for index, name in enumerate(ranking.metrics)}
+    best, tied = best_and_tied(ranking, mean, condition)
     methods = [m for m in range(len(ranking.methods)) if mean.defined[m, condition].any()]
     sources = [(m, "") for m in methods] + [(reference_method(ranking), f"_{control}") for control in CONTROLS]
     picked = np.array([[at.get(name + suffix, -1) for name in columns] for _, suffix in sources])
@@ -68,24 +76,42 @@ def table_rows(ranking: Ranking, columns: Sequence[str], condition: int, categor
     value, low, high = (
         np.where(picked >= 0, array[rows, condition, picked], np.nan) for array in (mean.value, mean.low, mean.high)
     )
-    bands = _bands(value, low, high)
+    scale = np.array([bool(suffix) or bool(ranking.complete[m]) for m, suffix in sources])
+    bands = _bands(value, low, high, scale)
     table = []
     for i, (m, suffix) in enumerate(sources):
-        figures = tuple(
-            _written(
-                ranking, (m, condition, at.get(name + suffix, -1)), name, value[i, j], low[i, j], high[i, j],
-                bands[i][j], int(mean.defined[m, condition].max()), int(mean.defined[m, condition, picked[i, j]]),
+        cells = int(mean.defined[m, condition].max())
+        figures = [_rank(None if suffix else ranks.get(m), bool(suffix))]
+        for j, name in enumerate(columns):
+            f = int(picked[i, j])
+            if np.isnan(value[i, j]):
+                figures.append(Written(None, "" if f < 0 else ranking.why_undefined(m, condition, f) or UNDEFINED))
+                continue
+            defined = int(mean.defined[m, condition, f])
+            interval = written_interval(name, low[i, j], high[i, j])
+            figures.append(
+                Written(
+                    float(f"{value[i, j]:.6g}"),
+                    written(name, value[i, j]),
+                    interval,
+                    bands[i][j] if interval else None,
+                    f"in {defined} of {cells} cells" if defined < cells else "",
+                    "" if suffix else BEST if best[f] == m else TIED if tied[m, f] else "",
+                )
             )
-            for j, name in enumerate(columns)
-        )  # fmt: skip
-        if suffix:
-            if any(figure.value is not None for figure in figures):
-                name = CONTROL_NAMES[suffix[1:]]
-                table.append(Row(name, None, figures))
-        else:
-            table.append(Row(ranking.methods[m], m, figures, _lacks(ranking, m)))
-    lead = columns.index("augrc") if "augrc" in columns else 0
+        if not suffix:
+            table.append(Row(ranking.methods[m], m, tuple(figures), _lacks(ranking, m)))
+        elif any(figure.value is not None for figure in figures):
+            table.append(Row(CONTROL_NAMES[suffix[1:]], None, tuple(figures)))
+    lead = 1 + (columns.index(LEAD) if LEAD in columns else 0)
     return sorted(table, key=lambda row: (row.figures[lead].value is None, row.figures[lead].value or 0.0))
+
+
+def _rank(rank: RankInterval | None, control: bool) -> Written:
+    if rank is None:
+        return Written(None, "" if control else UNDEFINED)
+    low, high = f"{rank.low:.0f}", f"{rank.high:.0f}"
+    return Written(rank.rank, low if low == high else f"{low}{DASH}{high}")
 
 
 def _lacks(ranking: Ranking, method: int) -> str:
@@ -98,23 +124,22 @@ def _lacks(ranking: Ranking, method: int) -> str:
     return "" if len(seeds) == len(ranking.seeds) else f"{len(seeds)} of {len(ranking.seeds)} seeds"
 
 
-def _written(
-    ranking: Ranking, place: tuple[int, int, int], name: str, value: float, low: float, high: float,
-    band: tuple[int, int, int] | None, cells: int, defined: int,
-) -> Written:  # fmt: skip
-    m, k, f = place
-    if np.isnan(value):
-        return Written(None, "" if f < 0 else ranking.why_undefined(m, k, f) or UNDEFINED)
-    note = f"in {defined} of {cells} cells" if defined < cells else ""
-    interval = written_interval(name, low, high)
-    return Written(float(f"{value:.6g}"), written(name, value), interval, band if interval else None, note)
+def _bands(
+    value: FloatArray, low: FloatArray, high: FloatArray, scale: NDArray[np.bool_]
+) -> list[list[tuple[int, int, int] | None]]:
+    """Where each figure and its interval lie between the least and the greatest of its column.
 
-
-def _bands(value: FloatArray, low: FloatArray, high: FloatArray) -> list[list[tuple[int, int, int] | None]]:
-    """Where each figure and its interval lie between the least and the greatest of its column."""
+    `scale` (rows,) says which rows the track spans; what reaches beyond is cut at its ends.
+    """
     left, right = np.fmin(value, low), np.fmax(value, high)
+    rows = scale if scale.any() else ~scale
     with np.errstate(all="ignore"):
-        least, greatest = np.fmin.reduce(left, axis=0), np.fmax.reduce(right, axis=0)
+        least, greatest = np.fmin.reduce(left[rows], axis=0), np.fmax.reduce(right[rows], axis=0)
         span = np.where(greatest > least, greatest - least, 1.0)
         placed = np.stack([(array - least) / span * TRACK for array in (left, value, right)], axis=-1)
-    return [[None if np.isnan(b).any() else (round(b[0]), round(b[1]), round(b[2])) for b in row] for row in placed]
+    there = ~np.isnan(placed).any(axis=-1)
+    whole = np.clip(np.rint(np.nan_to_num(placed)), 0, TRACK).astype(int).tolist()
+    return [
+        [(b[0], b[1], b[2]) if ok else None for b, ok in zip(*row, strict=True)]
+        for row in zip(whole, there.tolist(), strict=True)
+    ]

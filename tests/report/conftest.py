@@ -7,7 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, CellSpec, Figure, Provenance, Split, Threshold
+from rdbench.benchmark.evaluate import evaluate_predictions
+from rdbench.benchmark.results import (
+    PROTOCOL_VERSION,
+    CellResult,
+    CellSpec,
+    Figure,
+    Predictions,
+    Provenance,
+    Split,
+    Threshold,
+)
+from rdbench.report.entries import Source
 
 FRACTIONS = (
     "image_auroc", "image_ap", "fpr", "fnr", "ece", "brier", "false_alarm_gap", "prevalence", "error_rate",
@@ -94,5 +105,57 @@ def results() -> list[CellResult]:
         make_cell(method, category, seed, conditions=("clean", "lighting:3", "noise:3"))
         for method in ("deterministic", "mc_dropout", "tta", "deep_ensemble")
         for category in ("grid", "bolt", "label")
+        for seed in (0, 1)
+    ]
+
+
+CONDITIONS = ("clean", "lighting:1", "lighting:3", "noise:3")
+
+
+def make_predictions(method: str, category: str, seed: int, images: int = 60) -> Predictions:
+    """Predictions with wrong decisions, of which the uncertainty knows something; parts of two images each."""
+    scene = np.random.default_rng([1, *category.encode()])
+    draws = np.random.default_rng([2, seed, *method.encode(), *category.encode()])
+    labels = (scene.random(images) < 0.45).astype(np.int8)
+    score = scene.normal(1, 0.9, images) + labels * scene.choice([0.4, 1.2, 2.5, 4.0], images)
+    shift = np.array([0.0, 0.1, 0.5, 0.3])[:, None]
+    shape = (len(CONDITIONS), images)
+    scores = score + shift + draws.normal(0, 0.2, shape)
+    calibration = draws.normal(1, 0.9, 24)
+    skill = draws.uniform(0.3, 2.0)
+    uncertainties = (
+        np.exp(-skill * np.abs(scores - np.sort(calibration)[-3])) + draws.gamma(1, 0.25, shape) + shift / 10
+    )
+    return Predictions(
+        conditions=CONDITIONS,
+        images=tuple(f"test/{i:03d}" for i in range(images)),
+        parts=np.array([f"part {i // 2}" for i in range(images)]),
+        labels=labels,
+        defects=np.where(labels == 1, "crack", "good"),
+        lightings=np.full(images, ""),
+        scores=scores.astype(np.float32),
+        uncertainties=uncertainties.astype(np.float32),
+        member_scores=np.zeros((len(CONDITIONS), 0, images), np.float32),
+        calibration_scores=calibration.astype(np.float32),
+        calibration_uncertainties=np.abs(calibration).astype(np.float32),
+    )
+
+
+def make_source(method: str, category: str = "grid", seed: int = 0, **spec: object) -> Source:
+    """A cell whose image figures are those of its predictions."""
+    predictions = make_predictions(method, category, seed)
+    threshold, image = evaluate_predictions(predictions, 0.1, 100)
+    cell = make_cell(method, category, seed, conditions=CONDITIONS, **spec)  # type: ignore[arg-type]
+    cell = cell.model_copy(update={"threshold": threshold, "image": image})
+    return Source(cell, f"toy/{category}/{method}-s{seed}", lambda: predictions)
+
+
+@pytest.fixture(scope="session")
+def sources() -> list[Source]:
+    """Three methods on two categories and two seeds, with their predictions."""
+    return [
+        make_source(method, category, seed)
+        for method in ("deterministic", "mc_dropout", "deep_ensemble")
+        for category in ("grid", "bolt")
         for seed in (0, 1)
     ]

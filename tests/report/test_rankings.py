@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdbench.report.rankings import make_rankings
+from rdbench.report.rankings import make_rankings, with_mean_shifts
 
 
 def mean_of(ranking, metric, method=0, condition=0, category=None):
@@ -45,7 +45,7 @@ def test_a_cell_that_is_there_twice_counts_once_and_the_one_with_more_conditions
     few = make_cell(figures={"image_auroc": 0.8})
     more = make_cell(conditions=("clean", "noise:3"), figures={"image_auroc": 0.8})
     [ranking] = make_rankings([few, more, few])
-    assert list(ranking.cells.values()) == [more]
+    assert [source.result for source in ranking.cells.values()] == [more]
     assert ranking.conditions == ("clean", "noise:3")
 
 
@@ -114,7 +114,7 @@ def test_derived_figures_are_made_cell_by_cell(make_cell):
     tta = ranking.methods.index("tta")
     assert mean_of(ranking, "augrc_saved", tta)[0] == pytest.approx(0.02)
     ratio = cells[1].cost["train_seconds"].value / cells[0].cost["train_seconds"].value
-    assert mean_of(ranking, "train_ratio", tta, condition=1)[0] == pytest.approx(ratio)
+    assert mean_of(ranking, "train_ratio", tta, ranking.conditions.index("noise:3"))[0] == pytest.approx(ratio)
     shifted = np.mean([cells[0].image[name]["image_auroc"].value for name in ("noise:3", "noise:5")])
     assert mean_of(ranking, "image_auroc_shifted")[0] == pytest.approx(shifted)
 
@@ -123,3 +123,24 @@ def test_a_number_that_is_not_finite_is_undefined(make_cell):
     [ranking] = make_rankings([make_cell(figures={"image_auroc": float("inf")})])
     assert np.isnan(mean_of(ranking, "image_auroc")).all()
     assert "not a finite number" in ranking.notes.values()
+
+
+def test_means_over_severities_and_over_all_shifts_are_made_cell_by_cell(make_cell):
+    names = ("clean", "noise:1", "noise:3", "blur:5", "overexposed")
+    cell = make_cell(conditions=names)
+    [ranking] = make_rankings([cell])
+    pooled = with_mean_shifts(ranking)
+    assert pooled.conditions == ("clean", "overexposed", "blur:5", "noise:1", "noise:3", "noise:mean", "shifts:mean")
+    values = {name: cell.image[name]["image_ap"].value for name in names}
+    at = pooled.conditions.index("noise:mean")
+    expected = (values["noise:1"] + values["noise:3"]) / 2
+    assert mean_of(pooled, "image_ap", condition=at) == pytest.approx((expected, expected - 0.04, expected + 0.03))
+    expected = (values["noise:1"] + values["noise:3"] + values["blur:5"]) / 3
+    assert mean_of(pooled, "image_ap", condition=at + 1)[0] == pytest.approx(expected)
+
+
+def test_pooled_shifts_without_failures_say_why_they_are_undefined(make_cell):
+    [ranking] = make_rankings([make_cell(conditions=("clean", "noise:1", "noise:3"), failures=0)])
+    pooled = with_mean_shifts(ranking)
+    metric = pooled.metrics.index("augrc")
+    assert pooled.why_undefined(0, pooled.conditions.index("noise:mean"), metric) == "no failures"

@@ -1,0 +1,102 @@
+"use strict";
+
+// The decision explorer: expected cost per part when the most uncertain parts go to a person who finds the truth.
+//
+// For each share of the test images sent to review, a method's curves say which share of the defective and of the
+// normal images is reviewed, and which share of each is decided wrongly without review. With the reader's share of
+// defective parts these give budget and cost in production.
+
+(() => {
+  const { state, set, onDraw } = rdbench;
+  const { place, lines, axis, soft, percent, NEEDS } = rdbench.plots;
+  const form = document.querySelector(".sliders");
+  const inputs = [...form.querySelectorAll("input")];
+
+  const money = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
+
+  function costs(curve, suffix, price) {
+    const [misses, alarms, anomalous, normal] = ["misses", "alarms", "reviewed_anomalous", "reviewed_normal"].map((name) => curve[name + suffix]);
+    const mix = (defective, good) => price.defective * defective + (1 - price.defective) * good;
+    return misses.map((miss, i) => {
+      const budget = mix(anomalous[i], normal[i]);
+      return { budget, cost: mix(price.miss * miss, price.alarm * alarms[i]) + price.review * budget };
+    });
+  }
+
+  const cheapest = (points) => points.reduce((a, b) => (b.cost < a.cost ? b : a));
+
+  function write(method, best, first) {
+    const row = document.createElement("tr");
+    const head = document.createElement("th");
+    head.scope = "row";
+    head.append(method);
+    const saved = first.cost > 0 ? 1 - best.cost / first.cost : 0;
+    row.append(head, ...[`${(100 * best.budget).toFixed(0)} %`, money(best.cost), `${(100 * saved).toFixed(0)} %`].map((text) => {
+      const cell = document.createElement("td");
+      cell.append(text);
+      return cell;
+    }));
+    return row;
+  }
+
+  function explore(board, data) {
+    for (const input of inputs) {
+      if (state[input.name] !== undefined && state[input.name] !== input.value) input.value = state[input.name];
+      form.elements[`${input.name}-value`].value = input.value + input.dataset.unit;
+    }
+    const price = Object.fromEntries(inputs.map((input) => [input.name, Number(input.value)]));
+    price.defective /= 100;
+    const body = document.querySelector(".costs tbody");
+    const verdict = document.querySelector(".verdict");
+    const usable = (m) => data.curves[m] && data.curves[m].misses.every((v) => v !== null) && data.curves[m].alarms.every((v) => v !== null);
+    const found = board.methods.map(([name], m) => [m, name]).filter(([m]) => usable(m)).map(([m, name]) => {
+      const points = costs(data.curves[m], "", price);
+      return { m, name, points, best: cheapest(points), first: points[0] };
+    }).sort((a, b) => a.best.cost - b.best.cost);
+    if (!found.length) {
+      body.replaceChildren();
+      verdict.textContent = "";
+      return place("#plot-cost", [], {}, NEEDS);
+    }
+    const rows = found.map(({ name, best, first }) => write(name, best, first));
+    const free = usable(board.reference) ? costs(data.curves[board.reference], "_margin", price) : null;
+    if (free) {
+      const row = write(`threshold margin of ${board.methods[board.reference][0]}`, cheapest(free), free[0]);
+      row.className = "control";
+      const at = found.findIndex(({ best }) => best.cost > cheapest(free).cost);
+      rows.splice(at < 0 ? rows.length : at, 0, row);
+    }
+    body.replaceChildren(...rows);
+
+    const [top] = found;
+    const share = `${(100 * top.best.budget).toFixed(0)} %`;
+    const plan = top.best.budget < 0.005 ? "reviewing nothing" : top.best.budget > 0.995 ? "reviewing every part" : `reviewing the ${share} most uncertain parts`;
+    const margin = free && cheapest(free).cost;
+    const against = free === null ? "" : margin <= top.best.cost
+      ? ` No method beats the free threshold margin of ${board.methods[board.reference][0]}: ${money(margin)}.`
+      : ` The free threshold margin of ${board.methods[board.reference][0]} reaches ${money(margin)}.`;
+    verdict.textContent = `Best method: ${top.name}, ${plan}, at ${money(top.best.cost)} per part; without review ${money(top.first.cost)}, with review of everything ${money(price.review)}.${against}`;
+
+    const traces = lines(board, data, (m) => {
+      const method = found.find((f) => f.m === m);
+      if (!method) return null;
+      return [
+        { x: method.points.map((p) => p.budget), y: method.points.map((p) => p.cost), mode: "lines" },
+        { x: [method.best.budget], y: [method.best.cost], mode: "markers", showlegend: false, hoverinfo: "skip" },
+      ];
+    });
+    if (free) traces.push({ x: free.map((p) => p.budget), y: free.map((p) => p.cost), name: "threshold margin", mode: "lines", line: soft() });
+    place("#plot-cost", traces, { xaxis: axis("Parts sent to review", percent), yaxis: axis("Cost per part") }, verdict.textContent);
+  }
+
+  let last = null;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", ({ target }) => {
+    set({ [target.name]: target.value }, false);
+    if (last) explore(...last);
+  });
+  onDraw((board, data) => {
+    last = [board, data];
+    explore(board, data);
+  });
+})();

@@ -1,0 +1,243 @@
+"use strict";
+
+// The plots, drawn by plotly from the same figures as the table.
+
+rdbench.plots = (() => {
+  const { state, options, onDraw, set } = rdbench;
+  const COLOURS = {
+    light: ["#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#3a9bd1", "#5d6670"],
+    dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e59ac6", "#f0c040", "#9ad0ff", "#c0c6cc"],
+  }; // after Okabe and Ito, told apart by colour-blind readers; dashes and symbols go on where colours repeat
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "pentagon", "star"];
+  const MOST = 12; // lines in one plot
+  const SHOWN = 6; // of them at first; the others wait in the legend
+
+  const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  function looks(method) {
+    const colours = COLOURS[dark() ? "dark" : "light"];
+    const round = Math.floor(method / colours.length);
+    return {
+      line: { color: colours[method % colours.length], width: 2, dash: DASHES[round % DASHES.length] },
+      marker: { color: colours[method % colours.length], size: 7, symbol: SYMBOLS[(method + round) % SYMBOLS.length] },
+    };
+  }
+
+  const soft = (dash = "dash") => ({ color: css("--soft"), width: 1.5, dash });
+
+  function clear(colour, alpha) {
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+    return `rgba(${r},${g},${b},${alpha})`;
+  }
+
+  function axis(title, more = {}) {
+    const line = css("--line");
+    return { title: { text: title, standoff: 8 }, gridcolor: line, zeroline: false, linecolor: line, automargin: true, ...more };
+  }
+
+  function place(id, traces, layout, words) {
+    const node = document.querySelector(id);
+    const plot = node.matches(".plot") ? node : node.querySelector(".plot");
+    const nothing = traces.length === 0;
+    plot.classList.toggle("nothing", nothing);
+    if (nothing) {
+      Plotly.purge(plot);
+      plot.replaceChildren(words);
+      plot.removeAttribute("role");
+      plot.removeAttribute("aria-label");
+      return;
+    }
+    if (!plot.querySelector(".plotly")) plot.replaceChildren();
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", words);
+    const base = {
+      autosize: true,
+      height: 360,
+      margin: { l: 56, r: 12, t: 10, b: 44 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: css("--sans"), size: 12, color: css("--soft") },
+      legend: { orientation: "h", y: -0.22, x: 0, font: { size: 12 } },
+      hoverlabel: { font: { family: css("--sans") } },
+      dragmode: false,
+    };
+    Plotly.react(plot, traces, { ...base, ...layout }, { displayModeBar: false, responsive: true });
+  }
+
+  // Methods in the table's order, best first, narrowed by the search box.
+  function chosen(board, data) {
+    const wanted = state.find.toLowerCase();
+    return data.views[""]
+      .map(([method]) => method)
+      .filter((method) => method >= 0 && board.methods[method][0].toLowerCase().includes(wanted));
+  }
+
+  function lines(board, data, make) {
+    const drawn = chosen(board, data).map((m) => [m, make(m)]).filter(([, made]) => made).slice(0, MOST);
+    return drawn.flatMap(([method, made], i) =>
+      [made].flat().map((trace) => ({
+        name: board.methods[method][0],
+        legendgroup: `m${method}`,
+        ...looks(method),
+        ...trace,
+        visible: i < SHOWN || method === board.reference ? true : "legendonly",
+      })),
+    );
+  }
+
+  const percent = { tickformat: ".0%" };
+
+  // Cost against benefit: a method is on the front if none is at least as good in both and better in one.
+  const COSTS = ["inference_ratio", "train_ratio", "memory_ratio"];
+  const BENEFITS = ["augrc", "augrc_saved", "aurc", "failure_auroc", "errors_caught_10", "image_auroc", "aupro_30", "ece"];
+
+  function pareto(board, data) {
+    const figure = document.getElementById("plot-pareto");
+    const column = (name) => board.columns.findIndex((c) => c.name === name);
+    for (const [name, all] of [["x", COSTS], ["y", BENEFITS]]) {
+      const there = all.filter((metric) => column(metric) >= 0);
+      const now = there.includes(state[name]) ? state[name] : there[0];
+      options(figure.querySelector(`[name=${name}]`), there.map((m) => [m, board.columns[column(m)].title]), now);
+      state[name] = now;
+    }
+    const [x, y] = [column(state.x), column(state.y)];
+    if (x < 0 || y < 0) return place("#plot-pareto", [], {}, "No cost relative to the deterministic detector is known.");
+    const rows = data.views[state.category];
+    const wanted = new Set(chosen(board, data));
+    const points = rows
+      .filter(([method]) => wanted.has(method))
+      .map(([method, , figures]) => ({ method, name: board.methods[method][0], x: figures[x], y: figures[y] }))
+      .filter((p) => p.x[0] !== null && p.y[0] !== null);
+    if (!points.length) return place("#plot-pareto", [], {}, "Nothing to draw: no method has both figures here.");
+    const up = board.columns[y].direction === "higher" ? 1 : -1;
+    const front = [];
+    for (const p of [...points].sort((a, b) => a.x[0] - b.x[0] || up * (b.y[0] - a.y[0])))
+      if (!front.length || up * (p.y[0] - front.at(-1).y[0]) > 0) front.push(p);
+    const named = new Set(points.length <= 14 ? points : front);
+    const margin = rows.find(([method]) => method === -2)?.[2][y];
+    const last = Math.max(...points.map((p) => p.x[0]));
+    const traces = [
+      { x: [...front.map((p) => p.x[0]), last], y: [...front.map((p) => p.y[0]), front.at(-1).y[0]], mode: "lines",
+        line: { ...soft("solid"), shape: "hv" }, hoverinfo: "skip" },
+      { x: points.map((p) => p.x[0]), y: points.map((p) => p.y[0]), mode: "markers+text",
+        text: points.map((p) => (named.has(p) ? ` ${p.name}` : "")), textposition: "top right", cliponaxis: false,
+        customdata: points.map((p) => [p.name, p.x[1], p.y[1], p.y[2] ?? ""]),
+        marker: { size: 10, color: points.map((p) => looks(p.method).line.color), symbol: points.map((p) => looks(p.method).marker.symbol) },
+        hovertemplate: "%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]} (%{customdata[3]})<extra></extra>" },
+    ];
+    const least = Math.min(...points.map((p) => p.x[0]));
+    if (margin && margin[0] !== null)
+      traces.push({ x: [least, last], y: [margin[0], margin[0]], mode: "lines+text", line: soft("dot"), hoverinfo: "skip",
+        text: ["", "threshold margin"], textposition: "bottom left" });
+    const title = (c) => board.columns[c].title + (c === y ? (up > 0 ? " (higher is better)" : " (lower is better)") : "");
+    const wide = last > 3 * least;
+    const room = wide ? [Math.log10(least) - 0.05, Math.log10(last) + 0.35] : [least - 0.05 * (last - least || 1), last + 0.4 * (last - least || 1)];
+    const ratio = { ticksuffix: "×", range: room, ...(wide ? { type: "log", tickvals: [1, 2, 5, 10, 20, 50, 100, 200] } : {}) };
+    place("#plot-pareto", traces, { showlegend: false, xaxis: axis(title(x), ratio), yaxis: axis(title(y)) },
+      `${points.length} methods; on the front: ${front.map((p) => `${p.name} (${p.x[1]}, ${p.y[1]})`).join("; ")}.`);
+  }
+
+  const NEEDS = "Needs stored predictions with at least one wrong decision; these results came without.";
+
+  function risk(board, data) {
+    const covered = data.reviewed.map((share) => 1 - share);
+    const banded = new Set([chosen(board, data)[0], board.reference]);
+    const traces = lines(board, data, (m) => {
+      const curve = data.curves[m];
+      if (!curve) return null;
+      const coverage = covered.slice(0, curve.risk.length);
+      const band = { x: [...coverage, ...[...coverage].reverse()], y: [...curve.risk_high, ...[...curve.risk_low].reverse()],
+        fill: "toself", fillcolor: clear(looks(m).line.color, 0.14), mode: "none", showlegend: false, hoverinfo: "skip" };
+      return [...(banded.has(m) ? [band] : []), { x: coverage, y: curve.risk, mode: "lines" }];
+    });
+    const controls = data.curves[board.reference];
+    if (traces.length && controls) {
+      const coverage = covered.slice(0, controls.risk.length);
+      const all = controls.risk[0];
+      for (const [name, y, dash] of [["threshold margin", controls.risk_margin, "dash"], ["oracle", controls.risk_oracle, "dot"], ["chance", coverage.map(() => all), "longdash"]])
+        traces.push({ x: coverage, y, name, mode: "lines", line: soft(dash) });
+    }
+    place("#plot-risk", traces, { xaxis: axis("Coverage", percent), yaxis: axis("Error rate", { ...percent, rangemode: "tozero" }) },
+      traces.length ? "Risk-coverage curves; the area under them is AURC in the table." : NEEDS);
+  }
+
+  function severity(board, data, trends, id, metric, kind, half) {
+    const points = trends.points[metric]?.[kind];
+    const severities = trends.kinds[kind];
+    const traces = !points ? [] : lines(board, data, (m) => {
+      const there = severities.map((s, i) => [s, ...points[m][i]]).filter(([, value]) => value !== null);
+      if (there.length < 2) return null;
+      const aside = 0.025 * ((m % 7) - 3); // so that bars of one severity do not cover each other
+      return { x: there.map((p) => p[0] + aside), y: there.map((p) => p[1]), mode: "lines+markers",
+        error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: clear(looks(m).line.color, 0.55),
+          array: there.map((p) => (p[3] ?? p[1]) - p[1]), arrayminus: there.map((p) => p[1] - (p[2] ?? p[1])) } };
+    });
+    if (traces.length && half)
+      traces.push({ x: [severities[1], severities.at(-1)], y: [0.5, 0.5], mode: "lines", line: soft("dot"), name: "blind", hoverinfo: "skip" });
+    place(id, traces, { xaxis: axis(`Severity of ${kind ?? "the shift"}`, { dtick: 1 }), yaxis: axis(trends.titles[metric] ?? "") },
+      traces.length ? `${trends.titles[metric]} by severity of ${kind}.` : "Needs results under a shift with two or more severities (the clean set counts for some figures).");
+  }
+
+  function trend(board, data, trends) {
+    const figure = document.getElementById("plot-trend");
+    const metrics = Object.keys(trends.titles).filter((name) => name !== "shift_auroc");
+    const kinds = Object.keys(trends.kinds);
+    if (!metrics.includes(state.trend)) state.trend = metrics[0];
+    if (!kinds.includes(state.kind)) state.kind = kinds[0];
+    options(figure.querySelector("[name=trend]"), metrics.map((m) => [m, trends.titles[m]]), state.trend);
+    options(figure.querySelector("[name=kind]"), kinds.map((k) => [k, k]), state.kind);
+    figure.querySelector(".choices").hidden = kinds.length === 0;
+    severity(board, data, trends, "#plot-trend", state.trend, state.kind, false);
+    severity(board, data, trends, "#plot-response", "shift_auroc", state.kind, true);
+  }
+
+  function reliability(board, data) {
+    const traces = lines(board, data, (m) => {
+      const curve = data.curves[m]?.reliability;
+      return curve && { x: curve[0], y: curve[1], mode: "lines+markers", customdata: curve[2],
+        hovertemplate: "says %{x:.2f}, is %{y:.2f}, %{customdata} images" };
+    });
+    if (traces.length) traces.push({ x: [0, 1], y: [0, 1], mode: "lines", line: soft("dot"), name: "says what is", hoverinfo: "skip" });
+    place("#plot-reliability", traces, { xaxis: axis("Probability of a defect", { range: [-0.02, 1.02] }), yaxis: axis("Frequency", { range: [-0.02, 1.02] }) },
+      traces.length ? "Reliability curves; the distance to the diagonal is ECE in the table." : NEEDS);
+  }
+
+  function critical(board, data) {
+    const found = data.critical;
+    if (!found) return place("#plot-critical", [], {}, "Needs two methods with AUGRC in at least two cells.");
+    const names = found.methods.map((m) => board.methods[m][0]);
+    const rows = names.map((_, i) => -i);
+    const traces = found.groups.map(([first, last], i) => ({
+      x: [found.ranks[first], found.ranks[last]], y: [0.7 + 0.5 * i, 0.7 + 0.5 * i], mode: "lines",
+      line: { color: css("--ink"), width: 5 }, hoverinfo: "skip",
+    }));
+    traces.push({ x: found.ranks, y: rows, mode: "markers+text", text: names.map((name) => `  ${name}`), textposition: "middle right", cliponaxis: false,
+      marker: { size: 9, color: found.methods.map((m) => looks(m).line.color), symbol: found.methods.map((m) => looks(m).marker.symbol) },
+      hovertemplate: "%{text}: mean rank %{x:.2f}<extra></extra>" });
+    const [least, most] = [found.ranks[0], found.ranks.at(-1)];
+    const room = Math.max(most - least, 0.5);
+    const note = found.cells < 6 ? ` With ${found.cells} cells the test can tell no two methods apart.` : "";
+    place("#plot-critical", traces, {
+      showlegend: false,
+      height: Math.max(300, 90 + 26 * names.length),
+      xaxis: axis(`Mean rank over ${found.cells} cells${note}`, { range: [least - 0.1 * room, most + 0.6 * room] }),
+      yaxis: { visible: false },
+      shapes: names.map((_, i) => ({ type: "line", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
+    }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.${note}`);
+  }
+
+  for (const name of ["x", "y", "trend", "kind"])
+    document.querySelector(`.choices [name=${name}]`).addEventListener("change", ({ target }) => set({ [name]: target.value }));
+
+  onDraw((board, data, trends) => {
+    pareto(board, data);
+    risk(board, data);
+    trend(board, data, trends);
+    reliability(board, data);
+    critical(board, data);
+  });
+
+  return { place, lines, axis, soft, percent, NEEDS };
+})();

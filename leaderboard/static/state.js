@@ -1,0 +1,80 @@
+"use strict";
+
+// What the page shows: chosen in the form, kept in the address so that a view can be sent, and drawn by whoever
+// subscribes. All text of an entry goes into the page as text, never as markup.
+
+const rdbench = (() => {
+  const boards = new Map();
+  for (const section of document.querySelectorAll("section.ranking")) {
+    const data = JSON.parse(section.querySelector("script.board-data").textContent);
+    boards.set(section.id, { id: section.id, section, ...data });
+  }
+  const first = boards.keys().next().value;
+  const defaults = { results: first, images: "clean", category: "", sort: "", find: "" };
+  const state = { ...defaults, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
+  if (!boards.has(state.results)) state.results = first;
+
+  const received = new Map();
+  const waiting = new Map();
+  const drawers = [];
+
+  // A data file calls this with its name when it has been loaded.
+  function receive(name, content) {
+    received.set(name, content);
+    waiting.get(name)?.(content);
+  }
+
+  function load(path, name) {
+    if (received.has(name)) return Promise.resolve(received.get(name));
+    return new Promise((resolve) => {
+      waiting.set(name, resolve);
+      const script = document.createElement("script");
+      script.src = path;
+      document.head.append(script);
+    });
+  }
+
+  const board = () => boards.get(state.results);
+
+  function remember() {
+    const kept = Object.entries(state).filter(([name, value]) => value !== defaults[name] && value !== undefined);
+    const hash = new URLSearchParams(kept).toString();
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
+  }
+
+  let turn = 0;
+  async function draw() {
+    const mine = ++turn;
+    const shown = board();
+    if (!(state.images in shown.conditions)) state.images = "clean";
+    if (state.category && !shown.categories.includes(state.category)) state.category = "";
+    const [data, trends] = await Promise.all([
+      load(shown.conditions[state.images], `${shown.id}/${state.images}`),
+      load(shown.trends, `${shown.id}/`),
+    ]);
+    if (mine !== turn) return; // something newer was asked for meanwhile
+    for (const drawer of drawers) drawer(shown, data, trends);
+    document.documentElement.dataset.drawn = turn;
+  }
+
+  // Change the state, keep it in the address, and draw unless only the looks of one part changed.
+  function set(changes, redraw = true) {
+    Object.assign(state, changes);
+    remember();
+    if (redraw) draw();
+  }
+
+  function options(select, entries, value) {
+    select.replaceChildren(...entries.map(([key, text]) => new Option(text, key, false, key === value)));
+    select.value = value;
+  }
+
+  addEventListener("DOMContentLoaded", draw);
+  addEventListener("hashchange", () => {
+    Object.assign(state, defaults, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+    if (!boards.has(state.results)) state.results = first;
+    draw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  return { boards, state, receive, draw, set, options, onDraw: (drawer) => drawers.push(drawer) };
+})();

@@ -1,0 +1,118 @@
+"""The page's figures for machines: `leaderboard.json` and `leaderboard.csv`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rdbench.report.boards import Board
+from rdbench.report.standings import best_and_tied
+from rdbench.report.tidy import plain_text
+from rdbench.report.views import BEST, TIED
+
+COLUMNS = (
+    "board", "dataset", "custom", "backbone", "weights", "width", "height", "protocol", "method", "condition", "metric",
+    "value", "low", "high", "cells", "of_cells", "rank_low", "rank_high", "mark", "note",
+)  # fmt: skip
+
+
+def leaderboard_json(boards: Sequence[Board]) -> dict[str, Any]:
+    """Every board with its methods, the cells that they come from, and every mean with interval, counts and caveats."""
+    return {"schema": 1, "interval": "95 %, over test parts and seeds", "boards": [_board(board) for board in boards]}
+
+
+def leaderboard_csv(boards: Sequence[Board]) -> str:
+    """The means as rows, one per board, method, condition and metric; undefined numbers are empty."""
+    rows = []
+    for board in boards:
+        spec, height_width = board.ranking.spec, board.ranking.spec.image_size
+        shared = (
+            board.id, spec.dataset, board.ranking.custom, spec.backbone, spec.weights, height_width[1], height_width[0],
+            spec.protocol,
+        )  # fmt: skip
+        for method, condition, figure in _figures(board):
+            rank = board.standings[board.ranking.conditions.index(condition)].ranks.get(method)
+            ranks = (rank.low, rank.high) if rank and figure["metric"] == "augrc" else (None, None)
+            values = (figure[key] for key in ("metric", "value", "low", "high", "cells", "of_cells"))
+            name = board.ranking.methods[method]
+            rows.append((*shared, name, condition, *values, *ranks, figure["mark"], figure["note"]))
+    return plain_text(pd.DataFrame(rows, columns=list(COLUMNS))).to_csv(index=False, lineterminator="\n")
+
+
+def _board(board: Board) -> dict[str, Any]:
+    ranking = board.ranking
+    spec = ranking.spec
+    figures: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    for method, condition, figure in _figures(board):
+        figures.setdefault(method, {}).setdefault(condition, []).append(figure)
+    return {
+        "id": board.id,
+        "dataset": spec.dataset,
+        "custom": ranking.custom,
+        "backbone": spec.backbone,
+        "weights": spec.weights,
+        "weights_sha256": spec.weights_sha256,
+        "image_size": list(spec.image_size),
+        "protocol": spec.protocol,
+        "categories": list(ranking.categories),
+        "seeds": list(ranking.seeds),
+        "standing": {
+            condition: {
+                "least_difference": None if math.isnan(standing.least) else standing.least,
+                "ranks": {ranking.methods[m]: [rank.low, rank.high] for m, rank in standing.ranks.items()},
+            }
+            for condition, standing in zip(ranking.conditions, board.standings, strict=True)
+        },
+        "methods": [
+            {
+                "name": name,
+                "page": board.page_of(m),
+                "ranked": bool(ranking.complete[m]),
+                "cells": [
+                    {
+                        "origin": source.origin,
+                        "category": source.result.spec.category,
+                        "seed": source.result.spec.seed,
+                        "spec": source.result.spec.digest(),
+                        "predictions_sha256": source.result.predictions_sha256,
+                    }
+                    for source in ranking.cells_of(m)
+                ],
+                "figures": figures.get(m, {}),
+            }
+            for m, name in enumerate(ranking.methods)
+        ],
+    }
+
+
+def _figures(board: Board) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Method, condition and figure of every mean that the board has, or has a reason not to have."""
+    ranking, mean = board.ranking, board.mean
+    for k, condition in enumerate(ranking.conditions):
+        best, tied = best_and_tied(ranking, mean, k)
+        for m in range(len(ranking.methods)):
+            cells = int(mean.defined[m, k].max())
+            for f, metric in enumerate(ranking.metrics):
+                note = ranking.why_undefined(m, k, f)
+                if np.isnan(mean.value[m, k, f]) and not note:
+                    continue
+                numbers = (float(array[m, k, f]) for array in (mean.value, mean.low, mean.high))
+                value, low, high = (None if math.isnan(number) else number for number in numbers)
+                yield (
+                    m,
+                    condition,
+                    {
+                        "metric": metric,
+                        "value": value,
+                        "low": low,
+                        "high": high,
+                        "cells": int(mean.defined[m, k, f]),
+                        "of_cells": cells,
+                        "mark": BEST if best[f] == m else TIED if tied[m, f] else "",
+                        "note": note,
+                    },
+                )

@@ -1,0 +1,135 @@
+"""How sure a ranking is: what is tied with the best, rank intervals, the least difference that can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+
+from rdbench.metrics.statistics import RankInterval, aggregate_interval, holm, paired_test, rank_intervals
+from rdbench.report.columns import describe
+from rdbench.report.rankings import FloatArray, Mean, Ranking
+
+LEAD = "augrc"
+"""The figure by which methods are ranked."""
+RESAMPLES = 200
+
+
+def best_and_tied(ranking: Ranking, mean: Mean, condition: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The best method of each metric (F,), -1 where there is none, and which methods (M, F) are tied with it.
+
+    A method is tied if the 95 % interval of its difference to the best holds zero, Bonferroni-corrected for the
+    methods compared. The two intervals are taken as independent, though methods are tested on the same images: that
+    is cautious, and calls more methods tied than a joint resampling would. Only complete methods take part.
+    """
+    sign = np.array([{"higher": -1.0, "lower": 1.0, "none": np.nan}[describe(n).direction] for n in ranking.metrics])
+    loss = np.where(ranking.complete[:, None], mean.value[:, condition] * sign, np.nan)
+    below = np.abs(mean.value - np.where(sign > 0, mean.low, mean.high))[:, condition]
+    above = np.abs(np.where(sign > 0, mean.high, mean.low) - mean.value)[:, condition]
+    there = ~np.isnan(loss).all(axis=0)
+    best = np.where(there, np.argmin(np.where(np.isnan(loss), np.inf, loss), axis=0), -1)
+    columns = np.arange(loss.shape[1])
+    compared = np.maximum((~np.isnan(loss)).sum(axis=0) - 1, 1)
+    wider = norm.ppf(1 - 0.025 / compared) / norm.ppf(0.975)
+    reach = wider * np.hypot(below, above[best, columns])
+    with np.errstate(invalid="ignore"):
+        tied = (loss - loss[best, columns] <= reach) & there
+    tied[best[there], columns[there]] = False
+    return best, tied
+
+
+def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) -> FloatArray:
+    """(M, C, S, R) resamples over parts of the lead figure.
+
+    Those of `augrc` (M, C, S, K, R), computed from predictions and drawn jointly, where a cell has them. Elsewhere
+    normal draws with the width of the cell's interval: independent between methods, which is cautious, and the same
+    for all seeds of a category, which share their test images.
+    """
+    f = ranking.metrics.index(LEAD)
+    value, low, high = (array[:, :, :, condition, f] for array in (ranking.value, ranking.low, ranking.high))
+    methods, categories, _ = value.shape
+    draws = np.random.default_rng(0).standard_normal((methods, categories, 1, RESAMPLES)) / norm.ppf(0.975)
+    down, up = np.nan_to_num(value - low)[..., None], np.nan_to_num(high - value)[..., None]
+    made = value[..., None] + np.where(draws < 0, draws * down, draws * up)
+    if augrc is None:
+        return np.asarray(made)
+    return np.where(np.isnan(augrc[:, :, :, condition]), made, augrc[:, :, :, condition])
+
+
+def rank_methods(ranking: Ranking, replicates: FloatArray) -> dict[int, RankInterval]:
+    """The rank of each complete method by the lead figure, with its 95 % interval over parts and seeds.
+
+    Methods are compared on the cells in which all have the figure; without such a cell nobody has a rank.
+    """
+    taking_part = _ranked(ranking, replicates)
+    if len(taking_part) < 2:
+        return {}
+    values = {str(m): replicates[m] for m in taking_part}
+    ranks = rank_intervals(values, higher_is_better=False)
+    return {int(name): rank for name, rank in ranks.items() if not np.isnan(rank.rank)}
+
+
+def least_difference(ranking: Ranking, replicates: FloatArray) -> float:
+    """Half the width of the 95 % interval of a difference to the best in the lead figure, the median over methods.
+
+    Differences below it cannot be told from chance with these parts and seeds. NaN if there is no pair to compare.
+    """
+    taking_part = _ranked(ranking, replicates)
+    if len(taking_part) < 2:
+        return float("nan")
+    best = min(taking_part, key=lambda m: float(np.nanmean(replicates[m])))
+    widths = []
+    for m in taking_part:
+        if m != best:
+            interval = aggregate_interval(replicates[m] - replicates[best])
+            widths.append((interval.high - interval.low) / 2)
+    return float(np.median(widths))
+
+
+def _ranked(ranking: Ranking, replicates: FloatArray) -> list[int]:
+    """The complete methods that have the lead figure at all."""
+    return [m for m in np.flatnonzero(ranking.complete).tolist() if not np.isnan(replicates[m]).all()]
+
+
+@dataclass(frozen=True)
+class CriticalDifference:
+    """Mean ranks over the cells (category, seed) and which methods a paired test cannot tell apart (Demsar 2006)."""
+
+    methods: tuple[int, ...]
+    """By mean rank, best first."""
+    ranks: tuple[float, ...]
+    groups: tuple[tuple[int, int], ...]
+    """First and last place in `methods` of each group in which no two methods differ significantly."""
+    cells: int
+
+
+def critical_difference(ranking: Ranking, condition: int, most: int = 20) -> CriticalDifference | None:
+    """Mean ranks by the lead figure of at most the `most` best methods; None with fewer than two methods or cells.
+
+    Pairs are told apart by Wilcoxon's signed-rank test over the cells that all have, with Holm's correction.
+    """
+    methods = np.flatnonzero(ranking.complete)
+    values = ranking.value[methods, :, :, condition, ranking.metrics.index(LEAD)].reshape(len(methods), -1)
+    some = ~np.isnan(values).all(axis=1)
+    methods, values = methods[some], values[some]
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    if len(methods) < 2 or values.shape[1] < 2:
+        return None
+    ranks = rankdata(values, axis=0).mean(axis=1)
+    order = np.argsort(ranks, kind="stable")[:most]
+    pairs = list(combinations(range(len(order)), 2))
+    p_values = holm([paired_test(values[order[a]], values[order[b]]).p_value for a, b in pairs])
+    alike = {pair for pair, p in zip(pairs, p_values, strict=True) if not p <= 0.05}
+    groups: list[tuple[int, int]] = []
+    for first in range(len(order)):
+        last = first
+        while last + 1 < len(order) and all((i, last + 1) in alike for i in range(first, last + 1)):
+            last += 1
+        if last > first and (not groups or last > groups[-1][1]):
+            groups.append((first, last))
+    return CriticalDifference(
+        tuple(methods[order].tolist()), tuple(ranks[order].tolist()), tuple(groups), values.shape[1]
+    )
