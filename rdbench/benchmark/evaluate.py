@@ -14,7 +14,6 @@ from rdbench.benchmark.store import Store, read_predictions
 from rdbench.metrics import calibration, detection, shift
 from rdbench.metrics.catalog import METRICS
 from rdbench.metrics.cell import cell_bootstrap, cell_metrics, check_sample
-from rdbench.metrics.localization import PixelAccumulator
 from rdbench.metrics.reasons import why_undefined
 from rdbench.metrics.statistics import RESAMPLES, Interval
 
@@ -72,7 +71,24 @@ def evaluate_predictions(
         figures[name] = view_figures(view, threshold.value, predictions.calibration_scores, resamples)
         if ":" in name:
             figures[name] |= _shift_figures(view, clean, threshold.value, figures[CLEAN], figures[name])
+    for kind, severities in _severities(predictions.conditions).items():
+        uncertainties = [clean.uncertainties] + [by_condition[f"{kind}:{s}"].uncertainties for s in severities]
+        rank = shift.response(np.concatenate(uncertainties), np.repeat([0, *severities], len(clean.labels)))
+        response = _figure(rank, "all uncertainties are equal")
+        note = f"over clean and severities {', '.join(map(str, severities))}"
+        for severity in severities:
+            figures[f"{kind}:{severity}"]["shift_response"] = response.model_copy(update={"note": response.note or note})
     return threshold, figures
+
+
+def _severities(conditions: Sequence[str]) -> dict[str, list[int]]:
+    """The severities, ascending, of each kind of shift."""
+    severities: dict[str, list[int]] = {}
+    for condition in conditions:
+        kind, colon, severity = condition.partition(":")
+        if colon:
+            severities.setdefault(kind, []).append(int(severity))
+    return {kind: sorted(found) for kind, found in severities.items()}
 
 
 def view_figures(
@@ -112,32 +128,6 @@ def _shift_figures(
         "shift_auroc": _figure(rises, NO_NORMAL),
         "fpr_deferred_10": _figure(left, NO_NORMAL),
     }
-
-
-def pixel_figures(
-    conditions: Sequence[str], accumulators: Sequence[Mapping[str, PixelAccumulator]]
-) -> dict[str, dict[str, Figure]]:
-    """Pixel figures by condition, and by real lighting under the clean one, from each condition's accumulators."""
-    figures = {}
-    for name, by_lighting in zip(conditions, accumulators, strict=True):
-        pooled = PixelAccumulator()
-        for lighting, accumulator in by_lighting.items():
-            pooled.merge(accumulator)
-            if lighting and name == CLEAN:
-                figures[lighting] = _pixels(accumulator)
-        figures[name] = _pixels(pooled)
-    return figures
-
-
-def _pixels(accumulator: PixelAccumulator) -> dict[str, Figure]:
-    found = {
-        "pixel_auroc": accumulator.pixel_auroc(),
-        "pixel_ap": accumulator.pixel_average_precision(),
-        "aupro_30": accumulator.aupro(0.30),
-        "aupro_05": accumulator.aupro(0.05),
-        "aupimo": accumulator.aupimo(),
-    }
-    return {name: _figure(value, "no anomalous or no normal pixel") for name, value in found.items()}
 
 
 def _figure(value: float, reason: str, interval: Interval | None = None) -> Figure:

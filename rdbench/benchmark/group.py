@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from rdbench.benchmark.cost import Stopwatch
-from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions, pixel_figures
+from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions
 from rdbench.benchmark.fitting import FitCost, fit, fit_cost, make_context, seed_everything
 from rdbench.benchmark.images import FeatureBank
+from rdbench.benchmark.pixels import pixel_figures, segmentation_threshold
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.predicting import MethodRun, TestSet, median_seconds, predict_group, predictions_of
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Provenance, Split
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
-from rdbench.datasets.base import Category, ImageArray
+from rdbench.datasets.base import Category, ImageArray, MaskArray
 from rdbench.datasets.decode import decode_images, decode_masks
 from rdbench.errors import InputError
 from rdbench.metrics.localization import find_regions
@@ -77,9 +80,8 @@ class _Group:
         with bench.reporter.step("  reading images", len(images)) as step:
             decoded = decode_images(category, images, spec.image_size, on_image=lambda _: step.advance())
         ends = len(category.train), len(category.train) + len(category.calibration)
-        self.test = TestSet(
-            category, decoded[ends[1] :], [find_regions(mask) for mask in decode_masks(category, category.test)]
-        )
+        masks = (_at_size(mask, spec.map_size) for mask in decode_masks(category, category.test))
+        self.test = TestSet(category, decoded[ends[1] :], [find_regions(mask) for mask in masks])
         with Stopwatch(bench.device) as watch:
             self.train = self._features(decoded[: ends[0]])
         self.train_feature_seconds = watch.seconds
@@ -153,7 +155,7 @@ class _Group:
             split=self._split(),
             threshold=threshold,
             cost=self._cost(run, fit_cost(self._cell_directory(spec)), teacher_seconds),
-            pixel=pixel_figures(spec.conditions, run.pixel),
+            pixel=pixel_figures(spec.conditions, run.pixel, segmentation_threshold(run.normal_pixels)),
             image=image,
             predictions_sha256=sha256(path),
             interval=INTERVAL,
@@ -195,3 +197,11 @@ class _Group:
             else Figure(value=None, note="measured on a GPU only")
         )
         return found
+
+
+def _at_size(mask: MaskArray, size: tuple[int, int] | None) -> MaskArray:
+    """The mask at (height, width) `size`, nearest neighbour; as it is if that is None."""
+    if size is None or mask.shape == size:
+        return mask
+    height, width = size
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))

@@ -36,6 +36,7 @@ class RunSettings:
     backbone: str
     weights: Path | str | None
     image_size: tuple[int, int]
+    map_size: tuple[int, int] | None
     epochs: int
     batch_size: int
     device: str
@@ -62,6 +63,7 @@ def make_settings(
     backbone: str | None,
     weights: str | None,
     image_size: str,
+    map_size: str,
     epochs: int | None,
     batch_size: int,
     device: str,
@@ -105,7 +107,8 @@ def make_settings(
         shifts=tuple(dict.fromkeys(condition for text in shifts for condition in parse_shift(text))),
         backbone=backbone_name,
         weights=_weights(weights),
-        image_size=_image_size(image_size),
+        image_size=_size("--image-size", image_size, multiple=32),
+        map_size=None if map_size == "native" else _size("--map-size", map_size, multiple=1),
         epochs=epochs or (TOY_EPOCHS if on_toy else RELEASED_EPOCHS),
         batch_size=batch_size,
         device=device,
@@ -125,14 +128,15 @@ def _weights(weights: str | None) -> Path | str | None:
     return path
 
 
-def _image_size(text: str) -> tuple[int, int]:
-    """(height, width) from "256" or "320x256" (width x height). RD needs multiples of 32."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+def _size(flag: str, text: str, multiple: int) -> tuple[int, int]:
+    """(height, width) from "256" or "320x256" (width x height); RD itself needs multiples of 32."""
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if match is None:
-        raise InputError(f"--image-size {text}: write one number, or WIDTHxHEIGHT")
+        raise InputError(f"{flag} {text}: write one number, or WIDTHxHEIGHT")
     width = int(match[1])
     height = int(match[2] or width)
     for side in (height, width):
-        if side % 32 or not 32 <= side <= MAX_SIDE:
-            raise InputError(f"--image-size {text}: each side must be a multiple of 32 from 32 to {MAX_SIDE}")
+        if side % multiple or not 32 <= side <= MAX_SIDE:
+            of = f"a multiple of {multiple} " if multiple > 1 else ""
+            raise InputError(f"{flag} {text}: each side must be {of}from 32 to {MAX_SIDE}")
     return height, width

@@ -20,11 +20,12 @@ from torch import Tensor
 from rdbench.benchmark.cost import Stopwatch, count_passes
 from rdbench.benchmark.fitting import seed_everything
 from rdbench.benchmark.images import FeatureBank, normalise, to_unit
+from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, Predictions
 from rdbench.datasets.base import Category
 from rdbench.errors import InputError
-from rdbench.metrics.localization import PixelAccumulator, Regions, find_regions
+from rdbench.metrics.localization import PixelMoments, Regions, find_regions
 from rdbench.protocol import Batch, Method, Prediction
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
@@ -60,7 +61,9 @@ class MethodRun:
     """One method on its way over the test images: what it said so far."""
 
     method: Method
-    pixel: list[dict[str, PixelAccumulator]] = field(default_factory=list)
+    normal_pixels: PixelMoments = field(default_factory=PixelMoments)
+    """Of the calibration images' maps."""
+    pixel: list[dict[str, PixelTally]] = field(default_factory=list)
     """By condition, then by real lighting ("" where there is none)."""
     batch_seconds: list[tuple[int, float]] = field(default_factory=list)
     """(images, seconds) of every clean batch."""
@@ -140,6 +143,7 @@ def predict_group(
                 prediction = _predict(run, batch, len(chosen), device, seed)
                 if prediction is not None and run.calibration is not None:
                     run.calibration.record(0, chosen, prediction)
+                    run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
         return _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
 
 
@@ -160,8 +164,10 @@ def _predict_test(
     with reporter.step("  testing", len(order) * len(conditions)) as step:
         for index, condition in enumerate(conditions):
             regions = test.regions_under(condition, seed)
-            for run in runs:
-                run.pixel.append({lighting: PixelAccumulator() for lighting in dict.fromkeys(lightings)})
+            working = [run for run in runs if run.failure is None]
+            for run in working:
+                threshold = segmentation_threshold(run.normal_pixels)
+                run.pixel.append({lighting: PixelTally(threshold) for lighting in dict.fromkeys(lightings)})
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 pixels = to_unit(test.images[chosen], device)
@@ -173,11 +179,11 @@ def _predict_test(
                     _ = batch.features
                 if condition is None:
                     teacher_seconds.append((len(chosen), watch.seconds))
-                for run in runs:
+                for run in working:
                     prediction = _predict(run, batch, len(chosen), device, seed, measure=condition is None)
                     if prediction is not None and run.said is not None:
                         run.said.record(index, chosen, prediction)
-                        _add_pixels(run.pixel[index], prediction.anomaly_map, chosen, regions, lightings)
+                        _add_pixels(run.pixel[index], prediction, chosen, regions, lightings)
                 step.advance(len(chosen), note=str(condition or CLEAN))
     return median_seconds(teacher_seconds)
 
@@ -241,21 +247,25 @@ def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], nonnegative:
 
 
 def _add_pixels(
-    pixel: dict[str, PixelAccumulator],
-    maps: Tensor,
+    pixel: dict[str, PixelTally],
+    prediction: Prediction,
     chosen: NDArray[np.int64],
     regions: Sequence[Regions],
     lightings: Sequence[str],
 ) -> None:
-    """Add each map to the accumulator of its image's lighting, brought to the mask's own size."""
-    at_model_size = to_numpy(maps)
+    """Add each image's maps, brought to its mask's size, to the tally of its lighting."""
+    anomaly, uncertainty = prediction.anomaly_map, prediction.uncertainty_map
     for row, image in enumerate(chosen):
         size = regions[image].shape
-        if size == at_model_size.shape[1:]:
-            full = at_model_size[row]
-        else:
-            full = to_numpy(F.interpolate(maps[row][None, None], size=size, mode="bilinear")[0, 0])
-        pixel[lightings[image]].update(regions[image], full)
+        unsure = None if uncertainty is None else _enlarged(uncertainty[row], size)
+        pixel[lightings[image]].add(regions[image], _enlarged(anomaly[row], size), unsure)
+
+
+def _enlarged(values: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map (H, W) at another size, bilinear, in an image's geometry: pixels are areas, not points."""
+    if tuple(values.shape) != size:
+        values = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    return to_numpy(values)
 
 
 def to_numpy(tensor: Tensor) -> NDArray[np.float32]:

@@ -56,6 +56,8 @@ class CellSpec(Record):
     weights_sha256: str
     image_size: tuple[int, int]
     """Height and width in pixels."""
+    map_size: tuple[int, int] | None
+    """Height and width at which pixel figures are computed; None for each image's own size."""
     epochs: int
     batch_size: int
     precision: Literal["fp32", "bf16"]
@@ -73,7 +75,7 @@ class CellSpec(Record):
     def group_id(self) -> str:
         """Cells with one group id share images, teacher features and the deterministic student."""
         shared = (
-            "protocol", "dataset", "category", "seed", "backbone", "weights_sha256", "image_size", "epochs",
+            "protocol", "dataset", "category", "seed", "backbone", "weights_sha256", "image_size", "map_size", "epochs",
             "batch_size", "precision", "conditions", "fingerprint",
         )  # fmt: skip
         return f"{slug(self.category)}-s{self.seed}-{self.digest(*shared)}"

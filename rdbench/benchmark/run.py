@@ -90,6 +90,7 @@ def _spec(
         weights=teacher.weights_name,
         weights_sha256=teacher.weights_sha256,
         image_size=settings.image_size,
+        map_size=settings.map_size,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         precision=precision,  # type: ignore[arg-type]

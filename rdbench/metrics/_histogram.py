@@ -61,6 +61,8 @@ class Histogram:
 
     def columns(self, bits: NDArray[np.int32]) -> NDArray[np.int64]:
         """The column of each covered bit pattern."""
+        if not self.width:  # nothing but zeros so far
+            return np.zeros(len(bits), dtype=np.int64)
         codes = np.right_shift(bits, self.shift, dtype=np.int64)
         codes -= self.low - 1
         return np.maximum(codes, 0, out=codes)

@@ -32,6 +32,7 @@ def make_spec(**changes: object) -> CellSpec:
         "weights": "embedded",
         "weights_sha256": "1" * 64,
         "image_size": (256, 256),
+        "map_size": None,
         "epochs": 10,
         "batch_size": 16,
         "precision": "fp32",

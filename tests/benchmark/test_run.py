@@ -19,7 +19,8 @@ from tests.command import QUICK, Command
 from tests.datasets import trees
 
 METHODS = "deterministic,mc_dropout,tta,deep_ensemble"
-RUN = ("run", "--dataset", "mvtec_ad2", "-o", "samples=2", "-o", "members=2", *QUICK)
+SHIFTS = ("--shift", "lighting:3", "--shift", "viewpoint:2")
+RUN = ("run", "--dataset", "mvtec_ad2", *SHIFTS, "-o", "samples=2", *QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four methods under one shift, run once in a process of their own."""
     out = tmp_path_factory.mktemp("store") / "runs"
     command = [sys.executable, "-m", "rdbench.cli", *RUN, "--root", root, "--out", out]
-    command += ["--method", METHODS, "--shift", "lighting:3"]
+    command += ["--method", METHODS, "-o", "members=2"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "AUGRC" in done.stdout
@@ -53,11 +54,11 @@ SELECTIVE_FIGURES = ("aurc", "e_aurc", "augrc", "failure_auroc")
 def test_every_method_has_every_condition_and_figure(rdbench: Command, runs: Path) -> None:
     rows = rows_of(rdbench, runs)
     assert ",".join(rows[0]) == COLUMNS
-    figures = {*IMAGE_FIGURES.split(","), "pixel_auroc", "aupro_30"}
+    figures = {*IMAGE_FIGURES.split(","), "pixel_auroc", "aupro_30", "seg_f1", "ause"}
     figures |= {name + control for name in SELECTIVE_FIGURES for control in ("", "_random", "_margin", "_oracle")}
     present = {(row["method"].split("[")[0], row["condition"], row["metric"]) for row in rows}
     for method in METHODS.split(","):
-        for condition in ("clean", "lighting:3", *trees.LIGHTINGS):
+        for condition in ("clean", "lighting:3", "viewpoint:2", *trees.LIGHTINGS):
             assert {(method, condition, figure) for figure in figures} <= present
         assert {(method, "clean", cost) for cost in ("train_seconds", "inference_ms", "teacher_passes")} <= present
     assert all(row["value"] or row["note"] for row in rows), "an undefined figure says why"
@@ -108,7 +109,7 @@ def test_data_that_is_not_official_is_marked(runs: Path) -> None:
 
 def test_finished_cells_are_not_run_again(rdbench: Command, root: Path, runs: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
-    done = rdbench(*RUN, "--root", root, "--out", runs, "--method", METHODS, "--shift", "lighting:3")
+    done = rdbench(*RUN, "--root", root, "--out", runs, "--method", METHODS, "-o", "members=2")
     assert done.code == 0
     assert "0 cells run, 4 were there already" in done.out
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
@@ -116,10 +117,7 @@ def test_finished_cells_are_not_run_again(rdbench: Command, root: Path, runs: Pa
 
 def test_a_method_gives_the_same_alone_as_in_company(rdbench: Command, root: Path, runs: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    options = [argument for argument in RUN if argument not in ("-o", "members=2", "samples=2")]
-    done = rdbench(
-        *options, "-o", "samples=2", "--root", root, "--out", alone, "-m", "mc_dropout", "--shift", "lighting:3"
-    )
+    done = rdbench(*RUN, "--root", root, "--out", alone, "-m", "mc_dropout")
     assert done.code == 0, done.err
     ((directory, result),) = Store(alone).results()
     together = {other.spec.method: path for path, other in Store(runs).results()}["mc_dropout"]
@@ -163,3 +161,15 @@ def test_the_page_is_written(rdbench: Command, runs: Path, tmp_path: Path) -> No
     page = (tmp_path / "site" / "index.html").read_text()
     assert "deep_ensemble" in page
     assert str(tmp_path / "site" / "index.html") in done.out
+
+
+def test_pixel_figures_at_another_size_are_other_cells(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    found = {}
+    for size in ("native", "32", "64x32"):
+        done = rdbench(*RUN[:3], *QUICK, "--root", root, "--out", tmp_path, "-m", "deterministic", "--map-size", size)
+        assert done.code == 0, done.err
+    for _, result in Store(tmp_path).results():
+        found[result.spec.map_size] = result
+    assert set(found) == {None, (32, 32), (32, 64)}
+    assert len({result.image["clean"]["image_auroc"].value for result in found.values()}) == 1
+    assert len({result.pixel["clean"]["pixel_auroc"].value for result in found.values()}) == 3

@@ -192,3 +192,16 @@ def test_ause_agrees_with_exact_and_merges():
     assert halves[0].ause() == pytest.approx(exact.ause(*pooled), abs=1e-4)
     with pytest.raises(ValueError, match="uncertainty"):
         halves[0].update(errors[0], -maps[0])
+
+
+@pytest.mark.parametrize("blank", [0, 1])
+def test_images_without_a_signal_may_come_first(blank):
+    masks, maps = images(count=4)
+    maps[blank] = np.zeros_like(maps[blank])
+    order = [blank, *(i for i in range(4) if i != blank)]
+    accumulator, ause = PixelAccumulator(), AuseAccumulator()
+    for i in order:
+        accumulator.update(masks[i], maps[i])
+        ause.update(maps[i], maps[i])
+    assert accumulator.pixel_auroc() == pytest.approx(exact.pixel_auroc(masks, maps), abs=1e-4)
+    assert ause.ause() == pytest.approx(0, abs=1e-9)
