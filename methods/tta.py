@@ -2,7 +2,7 @@
 
 Wang et al., "Aleatoric uncertainty estimation with test-time augmentation for medical image segmentation with
 convolutional neural networks", Neurocomputing 2019. Adapted: a fixed set of views instead of random ones; maps of
-geometric views are mapped back, and a pixel that a view does not show is not counted for it, nor for its score.
+geometric views are mapped back, and a view does not count for pixels that it does not show or has at its border.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TTA:
         self.teacher = context.teacher
 
     def _maps(self, batch: Batch) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        """The map of the image as it is, then of each view, mapped back and with the pixels that it shows."""
+        """The map of the image as it is, then of each view, mapped back and with the pixels that count."""
         size = batch.images.shape[-2:]
         yield anomaly_map(batch.features, self.student(batch.features), size)
         for view in self.views:

@@ -42,7 +42,9 @@ class RunningMoments:
 def predict_from_samples(samples: Iterable[Tensor | tuple[Tensor, Tensor]]) -> Prediction:
     """The prediction that K anomaly maps (B, H, W) make together; one map is in memory at a time.
 
-    A sample is a map, or a map and a bool tensor (broadcast to it) that says which pixels count.
+    A sample is a map, or a map and a bool tensor (broadcast to it) that says which pixels count; all of the first do.
+    Where a pixel does not count, the first sample's stands in when the sample is scored: a defect that a sample cannot
+    speak of must not look like one that it denies.
 
     The anomaly score is the mean of the samples' scores, not the maximum of the mean map: the score and its uncertainty
     are then mean and standard deviation of one variable.
@@ -50,10 +52,12 @@ def predict_from_samples(samples: Iterable[Tensor | tuple[Tensor, Tensor]]) -> P
     Returns: mean and standard deviation over samples of the maps and of the scores, and every sample's scores (K, B).
     """
     maps, scores = RunningMoments(), RunningMoments()
-    member_scores = []
+    member_scores: list[Tensor] = []
     for sample in samples:
         anomaly_map, valid = sample if isinstance(sample, tuple) else (sample, None)
-        score = anomaly_score(anomaly_map if valid is None else anomaly_map.masked_fill(~valid, 0))
+        if not member_scores:
+            first = anomaly_map
+        score = anomaly_score(anomaly_map if valid is None else torch.where(valid, anomaly_map, first))
         maps.add(anomaly_map, valid)
         scores.add(score)
         member_scores.append(score)

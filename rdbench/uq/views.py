@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast
 
+from rdbench.rd.anomaly import SIGMA
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
+
+MARGIN = round(4 * SIGMA)
+"""Pixels along a border, the image's or the view's, for which a rotated or shifted view does not count.
+
+A map's value there depends on what lies beyond the border, through the smoothing (cut off at 4 sigma) and the networks'
+padding: it dips by a fifth, and a view has its border elsewhere than the image.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class View:
         name: what it is called, e.g. "rotation +5".
         transform: images (B, 3, H, W) -> the images as this view shows them.
         restore: the view's anomaly maps (B, H, W) -> the maps in the images' own frame, and a bool tensor, broadcast to
-            them, that says which of their pixels the view shows.
+            them, that says for which of their pixels the view counts.
     """
 
     name: str
@@ -81,9 +89,11 @@ def _rigid(name: str, degrees: float, down: float, right: float) -> View:
 
     def restore(maps: Tensor) -> tuple[Tensor, Tensor]:
         grid = _sampling_grid(maps, degrees, down, right, inverse=True).expand(len(maps), -1, -1, -1)
-        inside = 1 - 1 / grid.new_tensor([maps.shape[-1], maps.shape[-2]])  # centres of the outermost pixels
-        restored = F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-        return restored, (grid[0].abs() <= inside + 1e-4).all(dim=-1)
+        restored = F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0]
+        inner = torch.zeros_like(maps[:1])
+        inner[:, MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+        inner_in_view = F.grid_sample(inner[:, None], grid[:1], mode="nearest", align_corners=False)[:, 0]
+        return restored, (inner * inner_in_view)[0] > 0
 
     return View(name, transform, restore)
 

@@ -57,14 +57,14 @@ def test_one_sample_is_certain():
     assert not prediction.uncertainty_map.any()
 
 
-def test_pixels_that_a_sample_does_not_show_count_neither_for_map_nor_score():
+def test_pixels_that_a_sample_does_not_show_are_left_to_the_others():
     shown = torch.tensor([[True, False], [True, True]])
-    first, second = torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 3.0)
-    second[0, 0, 1] = 99
-    prediction = predict_from_samples([first, (second, shown)])
-    assert prediction.anomaly_map.tolist() == [[[2, 1], [2, 2]]]
-    assert prediction.uncertainty_map[0, 0, 1] == 0
-    assert prediction.member_scores.tolist() == [[1], [3]]
+    first, second, third = torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 5.0)
+    first[0, 0, 1], second[0, 0, 1], third[0, 0, 1] = 4, 99, 99
+    prediction = predict_from_samples([first, (second, shown), (third, shown)])
+    assert prediction.anomaly_map.tolist() == [[[3, 4], [3, 3]]]
+    assert prediction.uncertainty_map.tolist() == [[[2, 0], [2, 2]]]
+    assert prediction.member_scores.tolist() == [[4], [4], [5]]  # the first one's 4 stands in at that pixel
 
 
 def test_member_seeds_start_with_the_runs_own_and_are_shared_by_no_two_runs():

@@ -22,7 +22,7 @@ def test_restoring_undoes_the_view_where_it_shows_the_image(view):
     restored, shown = view.restore(view.transform(images)[:, 0])
     error = ((restored - images[:, 0]).abs() * shown).max()
     assert error < 0.02
-    assert shown.float().mean() > 0.6
+    assert shown.float().mean() > 0.4
 
 
 @pytest.mark.parametrize("view", RIGID, ids=lambda view: view.name)
@@ -43,14 +43,14 @@ def test_a_detector_of_single_pixels_is_certain_everywhere_also_at_the_border():
     assert prediction.uncertainty_map.max() < 0.02
 
 
-def test_shift_moves_by_whole_pixels_and_does_not_show_what_left_the_frame():
-    images = smooth_images(40, 60)
-    moved = shift(0.1, -0.05).transform(images)  # 4 pixels down, 3 to the left
-    torch.testing.assert_close(moved[:, :, 4:, :-3], images[:, :, :-4, 3:], atol=1e-4, rtol=0)
-    torch.testing.assert_close(moved[:, :, :4, :-3], images[:, :, :4, 3:].flip(2), atol=1e-4, rtol=0)  # mirrored
+def test_shift_moves_by_whole_pixels_and_does_not_count_near_a_border():
+    images = smooth_images(60, 80)
+    moved = shift(0.1, -0.05).transform(images)  # 6 pixels down, 4 to the left
+    torch.testing.assert_close(moved[:, :, 6:, :-4], images[:, :, :-6, 4:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved[:, :, :6, :-4], images[:, :, :6, 4:].flip(2), atol=1e-4, rtol=0)  # mirrored
     _, shown = shift(0.1, -0.05).restore(moved[:, 0])
-    expected = torch.zeros(40, 60, dtype=torch.bool)
-    expected[:-4, 3:] = True
+    expected = torch.zeros(60, 80, dtype=torch.bool)
+    expected[16 : -16 - 6, 16 + 4 : -16] = True  # 16 pixels from the image's border and from the view's
     assert torch.equal(shown, expected)
 
 
@@ -61,11 +61,6 @@ def test_rotation_is_torchvisions():
     inside = rotate(torch.ones_like(images), 10, interpolation=InterpolationMode.BILINEAR) == 1
     assert inside.float().mean() > 0.7
     assert ((ours - theirs).abs() * inside).max() < 1e-3
-
-
-def test_rotation_by_nothing_shows_everything():
-    _, shown = rotation(0).restore(smooth_images()[:, 0])
-    assert shown.all()
 
 
 @pytest.mark.parametrize(("view", "expected"), [(brightness(1.5), (0.3, 0.9, 1.0)), (contrast(0.5), None)])
