@@ -208,6 +208,8 @@ def commands(cells: Sequence[CellResult]) -> list[str]:
         if spec.weights == "random" or spec.weights.startswith("file/"):
             words += ["--weights", spec.weights.removeprefix("file/")]
         words += ["--image-size", str(width) if width == height else f"{width}x{height}"]
+        if spec.map_size is not None:
+            words += ["--map-size", f"{spec.map_size[1]}x{spec.map_size[0]}"]
         words += ["--epochs", str(spec.epochs), "--batch-size", str(spec.batch_size), "--precision", spec.precision]
         words += ["--alpha", f"{cell.threshold.alpha:g}"]
         words += [word for name in spec.conditions if ":" in name for word in ("--shift", name)]

@@ -41,10 +41,10 @@ def method_labels(cells: Sequence[CellResult]) -> list[str]:
 def _settings(cell: CellResult) -> dict[str, OptionValue]:
     """What decides a cell's numbers beside its options and its place in a table."""
     spec = cell.spec
-    height, width = spec.image_size
     return {
         "weights": f"{spec.weights} {spec.weights_sha256[:8]}",
-        "size": f"{width}x{height}",
+        "size": _size(spec.image_size),
+        "map": _size(spec.map_size) if spec.map_size else "native",
         "epochs": spec.epochs,
         "batch": spec.batch_size,
         "precision": spec.precision,
@@ -52,3 +52,7 @@ def _settings(cell: CellResult) -> dict[str, OptionValue]:
         "protocol": spec.protocol,
         "source": spec.method_sha256[:8],
     }
+
+
+def _size(height_width: tuple[int, int]) -> str:
+    return f"{height_width[1]}x{height_width[0]}"

@@ -53,6 +53,7 @@ def make_cell(
         "protocol": PROTOCOL_VERSION, "dataset": "toy", "category": category, "method": method, "options": {},
         "method_sha256": "a" * 64, "seed": seed, "backbone": "resnet18",
         "weights": "torchvision/resnet18-f37072fd.pth", "weights_sha256": "b" * 64, "image_size": (256, 256),
+        "map_size": None,
         "epochs": 10, "batch_size": 16, "precision": "fp32", "conditions": conditions, "fingerprint": "c" * 64,
     } | spec  # fmt: skip
 

@@ -1,0 +1,277 @@
+"""The site in a real browser, from the file system. Skipped, loudly, where Debian's chromium and driver are absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from rdbench.report.leaderboard import write_site
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed: the site is not tested in a browser")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if not CHROMIUM or not DRIVER:
+    pytest.skip("no chromium and chromedriver here: the site is not tested in a browser", allow_module_level=True)
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+)  # fmt: skip
+WIDE, NARROW = (1440, 1000), (390, 800)
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(sources, tmp_path_factory):
+    from tests.report.conftest import make_cell
+
+    other = [make_cell(method, dataset="visa", conditions=("clean",)) for method in ("deterministic", "tta")]
+    return write_site([*sources, *other], tmp_path_factory.mktemp("site"))
+
+
+class Browser:
+    """The page at one window size, and what a reader does with it."""
+
+    def __init__(self, chrome, window=WIDE, scheme="light"):
+        self.chrome = chrome
+        width, height = window
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def open(self, page, state=""):
+        self.chrome.get("about:blank")
+        for kind in ("browser", "performance"):
+            self.chrome.get_log(kind)  # of an earlier page
+        self.chrome.get(page.as_uri() + (f"#{state}" if state else ""))
+        if page.name == "index.html":
+            self.settle()
+        return self
+
+    def settle(self, draws=1):
+        """Until the page has been drawn that often."""
+        WebDriverWait(self.chrome, 20).until(
+            lambda chrome: int(chrome.execute_script("return document.documentElement.dataset.drawn || 0")) >= draws
+        )
+
+    def draws(self):
+        return int(self.chrome.execute_script("return document.documentElement.dataset.drawn"))
+
+    def change(self, act):
+        """Do something that draws the page anew, and wait for that."""
+        before = self.draws()
+        act()
+        self.settle(before + 1)
+
+    def all(self, selector):
+        return self.chrome.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector):
+        return self.chrome.find_element(By.CSS_SELECTOR, selector)
+
+    def choose(self, name, value):
+        self.change(lambda: Select(self.one(f"[name={name}]")).select_by_value(value))
+
+    def column(self, title):
+        """The shown board's column of that title, top to bottom."""
+        script = """
+            const table = document.querySelector("section.ranking:not([hidden]) table.board");
+            const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+            const at = heads.findIndex((head) => head === arguments[0] || head.startsWith(arguments[0] + " "));
+            const text = (cell) => (cell.querySelector(".value, .why, a") ?? cell).firstChild?.textContent.trim() ?? "";
+            return [...table.tBodies[0].rows].map((row) => text(row.cells[at]));
+        """
+        return self.chrome.execute_script(script, title)
+
+    def sort(self, title):
+        heads = self.all("section.ranking:not([hidden]) table.board thead th")
+        next(head for head in heads if head.text.replace("\n", " ").startswith(title)).click()
+
+    def slide(self, name, value):
+        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
+        self.chrome.execute_script(script, self.one(f".sliders [name={name}]"), value)
+
+    def complaints(self):
+        return [entry["message"] for entry in self.chrome.get_log("browser")]
+
+    def requests(self):
+        """Addresses that the page asked for."""
+        events = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
+        sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [url for url in sent if not url.startswith("data:")]
+
+
+@pytest.mark.parametrize("window", [WIDE, NARROW])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_loads_without_complaint_and_asks_nobody(chrome, page, window, scheme):
+    browser = Browser(chrome, window, scheme).open(page)
+    for plot in ("pareto", "risk", "trend", "response", "reliability", "critical"):
+        assert browser.all(f"#plot-{plot} .plotly"), plot
+    assert browser.all("#plot-cost .plotly")
+    assert browser.complaints() == []
+    requests = browser.requests()
+    assert requests
+    root = page.parent.as_uri()
+    assert [url for url in requests if not url.startswith(root)] == []
+    width = chrome.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+    background = chrome.execute_script("return getComputedStyle(document.body).backgroundColor")
+    light = sum(int(part) for part in background[4:-1].split(",")) > 382
+    assert light == (scheme == "light")
+
+
+def test_columns_sort_both_ways_with_undefined_figures_last(chrome, page):
+    browser = Browser(chrome).open(page)
+    first = [float(text) for text in browser.column("AUGRC")]
+    assert first == sorted(first)
+    for _ in range(2):
+        browser.sort("Image AUROC")
+        texts = browser.column("Image AUROC")
+        numbers = [float(text) for text in texts if text]
+        assert texts[len(numbers) :] == [""] * 3  # the controls have none
+        downwards = browser.one("th[aria-sort]").get_attribute("aria-sort") == "descending"
+        assert numbers == sorted(numbers, reverse=downwards)
+    assert browser.complaints() == []
+
+
+def test_sorting_by_keyboard(chrome, page):
+    browser = Browser(chrome).open(page)
+    head = browser.one("section.ranking:not([hidden]) thead th:nth-child(2) [role=button]")
+    head.send_keys(Keys.ENTER)
+    assert browser.one("section.ranking:not([hidden]) thead th:nth-child(2)").get_attribute("aria-sort")
+
+
+def test_search_narrows_the_rows(chrome, page):
+    browser = Browser(chrome).open(page)
+    browser.change(lambda: browser.one("[name=find]").send_keys("ens"))
+    browser.settle(browser.draws())
+    assert browser.column("Method")[-1:] == ["deep_ensemble"]
+    assert len(browser.column("Method")) == 1
+
+
+def test_conditions_and_categories_change_the_figures_and_the_address_keeps_the_view(chrome, page):
+    browser = Browser(chrome).open(page)
+    clean = browser.column("AUGRC")
+    browser.choose("images", "lighting:")
+    assert Select(browser.one("[name=severity]")).first_selected_option.text == "mean"
+    browser.choose("severity", "lighting:3")
+    shifted = browser.column("AUGRC")
+    assert shifted != clean
+    browser.choose("category", "bolt")
+    bolt = browser.column("AUGRC")
+    assert bolt not in (clean, shifted)
+    browser.sort("Method")
+    order, sent = browser.column("Method"), unquote(chrome.current_url)
+    for part in ("images=lighting:3", "category=bolt", "sort=method:"):
+        assert part in sent
+    again = Browser(chrome).open(page, chrome.current_url.partition("#")[2])
+    assert again.column("Method") == order
+    assert sorted(again.column("AUGRC")) == sorted(bolt)
+    assert again.complaints() == []
+
+
+def test_another_dataset_is_another_table(chrome, page):
+    browser = Browser(chrome).open(page)
+    select = Select(browser.one("[name=results]"))
+    [other] = [option.get_attribute("value") for option in select.options if "visa" in option.text]
+    browser.choose("results", other)
+    assert [s.get_attribute("id") for s in browser.all("section.ranking") if s.is_displayed()] == [other]
+    assert {"deterministic", "tta"} < set(browser.column("Method"))
+    assert "Needs stored predictions" in browser.one("#plot-risk").text
+    assert browser.complaints() == []
+
+
+def test_a_method_leads_to_its_page_and_back(chrome, page):
+    browser = Browser(chrome).open(page)
+    browser.all("section.ranking:not([hidden]) tbody a")[0].click()
+    WebDriverWait(chrome, 10).until(lambda c: "/methods/" in c.current_url)
+    assert "rdbench run --method" in browser.one("#again + pre").text
+    assert len(browser.all("table.cells tbody tr")) == 4
+    assert browser.complaints() == []
+    browser.one(".crumb a").click()
+    browser.settle()
+    assert "index.html" in chrome.current_url
+
+
+def explorer_costs(sources, method, miss, alarm, review, defective):
+    """Least mean cost over budgets, straight from the predictions, images without ties reviewed one by one."""
+    grid = np.linspace(0, 1, 51)
+    curves = []
+    for source in sources:
+        if source.result.spec.method != method:
+            continue
+        p, tau = source.predictions(), source.result.threshold.value
+        scores, u, y = p.scores[0].astype(float), p.uncertainties[0].astype(float), p.labels == 1
+        wrong = (scores > tau) != y
+        kept = np.argsort(np.argsort(u))  # 0 for the least uncertain
+        rows = []
+        for share in grid:
+            fraction = np.clip((1 - share) * len(u) - kept, 0, 1)  # of each image that is kept
+            rows.append([np.sum(fraction * wrong * y) / y.sum(), np.sum(fraction * wrong * ~y) / (~y).sum(),
+                         1 - np.sum(fraction * y) / y.sum(), 1 - np.sum(fraction * ~y) / (~y).sum()])  # fmt: skip
+        curves.append(rows)
+    misses, alarms, anomalous, normal = np.mean(curves, axis=0).T
+    budget = defective * anomalous + (1 - defective) * normal
+    cost = defective * miss * misses + (1 - defective) * alarm * alarms + review * budget
+    return cost.min(), cost[0]
+
+
+@pytest.mark.parametrize("window", [WIDE, NARROW])
+def test_the_explorer_answers_the_sliders(chrome, page, sources, window):
+    browser = Browser(chrome, window).open(page)
+    read = lambda: {r.text.split("\n")[0].split(" ")[0]: r.text for r in browser.all(".costs tbody tr")}  # noqa: E731
+    verdicts = [browser.one(".verdict").text]
+    for name, value in (("miss", 60), ("alarm", 4), ("review", 1.5), ("defective", 30)):
+        browser.slide(name, value)
+        assert browser.one(f"output[name={name}-value]").text.startswith(str(value))
+        verdicts.append(browser.one(".verdict").text)
+    assert len(set(verdicts)) == len(verdicts)
+    rows = read()
+    for method in ("deterministic", "mc_dropout", "deep_ensemble"):
+        least, first = explorer_costs(sources, method, 60, 4, 1.5, 0.3)
+        numbers = rows[method].replace("%", "").split()[1:]
+        assert float(numbers[1]) == pytest.approx(least, rel=0.01)
+        assert float(numbers[2]) == pytest.approx(100 * (1 - least / first), abs=0.6)
+    assert "miss=60" in chrome.current_url
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(chrome, page, scheme):
+    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: accessibility is not tested")
+    script = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
+    pages = [page, sorted((page.parent / "methods").glob("*.html"))[0]]
+    for path in pages:
+        for window in (WIDE, NARROW):
+            browser = Browser(chrome, window, scheme).open(path)
+            chrome.execute_script(script)
+            found = chrome.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+            serious = [
+                (violation["id"], [node["target"] for node in violation["nodes"]][:5])
+                for violation in found["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], (path.name, window)
+            assert browser.complaints() == []
