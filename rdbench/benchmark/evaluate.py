@@ -75,9 +75,11 @@ def evaluate_predictions(
         uncertainties = [clean.uncertainties] + [by_condition[f"{kind}:{s}"].uncertainties for s in severities]
         rank = shift.response(np.concatenate(uncertainties), np.repeat([0, *severities], len(clean.labels)))
         response = _figure(rank, "all uncertainties are equal")
-        note = f"over clean and severities {', '.join(map(str, severities))}"
+        if not response.note:
+            note = f"over clean and severities {', '.join(map(str, severities))}"
+            response = response.model_copy(update={"note": note})
         for severity in severities:
-            figures[f"{kind}:{severity}"]["shift_response"] = response.model_copy(update={"note": response.note or note})
+            figures[f"{kind}:{severity}"]["shift_response"] = response
     return threshold, figures
 
 

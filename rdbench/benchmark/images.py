@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +31,18 @@ def normalise(images: Tensor) -> Tensor:
     mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
     return (images - mean) / std
+
+
+def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
+    """The values as a float32 array on the host."""
+    return tensor.detach().float().cpu().numpy()
+
+
+def map_at_size(values: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map (H, W) at another size, bilinear, in an image's geometry: pixels are areas, not points."""
+    if tuple(values.shape) != size:
+        values = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    return to_numpy(values)
 
 
 class FeatureBank:

@@ -13,13 +13,12 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rdbench.benchmark.cost import Stopwatch, count_passes
 from rdbench.benchmark.fitting import seed_everything
-from rdbench.benchmark.images import FeatureBank, normalise, to_unit
+from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
 from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, Predictions
@@ -257,20 +256,8 @@ def _add_pixels(
     anomaly, uncertainty = prediction.anomaly_map, prediction.uncertainty_map
     for row, image in enumerate(chosen):
         size = regions[image].shape
-        unsure = None if uncertainty is None else _enlarged(uncertainty[row], size)
-        pixel[lightings[image]].add(regions[image], _enlarged(anomaly[row], size), unsure)
-
-
-def _enlarged(values: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map (H, W) at another size, bilinear, in an image's geometry: pixels are areas, not points."""
-    if tuple(values.shape) != size:
-        values = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    return to_numpy(values)
-
-
-def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
-    """The values as a float32 array on the host."""
-    return tensor.detach().float().cpu().numpy()
+        unsure = None if uncertainty is None else map_at_size(uncertainty[row], size)
+        pixel[lightings[image]].add(regions[image], map_at_size(anomaly[row], size), unsure)
 
 
 def median_seconds(batches: Sequence[tuple[int, float]]) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
+from rdbench.benchmark.device import choose_device
 from rdbench.benchmark.group import Bench, run_group
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
@@ -48,7 +47,7 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
     categories = {
         (name, seed): load_category(settings.dataset, name, settings.root, seed) for name, seed in settings.groups
     }
-    device = _device(settings.device)
+    device = choose_device(settings.device)
     teacher = load_teacher(settings.backbone, settings.weights, device)
     bench = Bench(settings, teacher, device, provenance(device), store, reporter)
     precision = resolve_precision(settings.precision, device)
@@ -97,14 +96,3 @@ def _spec(
         conditions=(CLEAN, *map(str, settings.shifts)),
         fingerprint=category.fingerprint,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: this machine has no CUDA device that torch can use; try --device cpu")
-    if device.index is not None and device.index >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return device

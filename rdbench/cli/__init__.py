@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
 from rdbench import __version__
+from rdbench.cli import data, methods
+from rdbench.cli.common import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    MethodsDir,
+    Root,
+    Runs,
+    say,
+    stderr,
+    stdout,
+)
 from rdbench.errors import InputError
 
 app = typer.Typer(
@@ -22,25 +31,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-methods_app = typer.Typer(help="List methods and show their options.", no_args_is_help=False)
-app.add_typer(methods_app, name="methods")
-
-stdout = Console()
-stderr = Console(stderr=True)
-
-EXIT_FAILED_CELLS = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-
-MethodsDir = Annotated[Path | None, typer.Option(help="One more directory with method files.")]
-Runs = Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote.")]
+app.add_typer(methods.app, name="methods")
+app.add_typer(data.datasets_app, name="datasets")
+app.add_typer(data.shifts_app, name="shifts")
+app.command()(data.export)
 
 
 @app.command()
 def run(
     method: Annotated[list[str], typer.Option("--method", "-m", help="Methods, with commas or repeated.")],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="See `rdbench datasets`.")] = "toy",
-    root: Annotated[Path | None, typer.Option(help="Where the data set lies; else $RDBENCH_DATA.")] = None,
+    root: Root = None,
     category: Annotated[
         list[str] | None, typer.Option("--category", "-c", help="Repeatable; all if not given.")
     ] = None,
@@ -96,20 +97,18 @@ def run(
         with Reporter(stderr) as reporter:
             outcome = run_cells(settings, reporter)
     except KeyboardInterrupt:
-        stderr.print("interrupted: what is finished is kept, the same command goes on from here", highlight=False)
+        say("interrupted: what is finished is kept, the same command goes on from here", error=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    if outcome.results:
-        stdout.print(summary_table(outcome.results))
+    if outcome.results or outcome.failures:
+        stdout.print(summary_table(outcome.results, outcome.failures))
         fresh = len(outcome.results) - outcome.reused
-        stdout.print(f"{fresh} cells run, {outcome.reused} were there already; results in {out}", highlight=False)
-    for failure in outcome.failures:
-        stderr.print(f"failed: {failure.spec}: {failure.reason}", highlight=False, markup=False)
+        say(f"{fresh} cells run, {outcome.reused} were there already; results in {out}")
     for message in outcome.bad_input:
-        stderr.print(f"Error: {message}", style="red", highlight=False, markup=False)
+        say(f"Error: {message}", error=True)
     if outcome.bad_input or any(failure.bad_input for failure in outcome.failures):
         raise typer.Exit(EXIT_BAD_INPUT)
     if outcome.failures:
-        raise typer.Exit(EXIT_FAILED_CELLS)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -125,7 +124,7 @@ def evaluate(
     if alpha is not None and not 0 < alpha < 1:
         raise InputError(f"--alpha {alpha}: between 0 and 1 is wanted")
     count = evaluate_store(open_store(runs, create=False), alpha, intervals=intervals)
-    stdout.print(f"{count} cells evaluated in {runs}", highlight=False)
+    say(f"{count} cells evaluated in {runs}")
 
 
 @app.command()
@@ -166,59 +165,12 @@ def leaderboard(
     cells = [*own, *published(results)]
     with Reporter(stderr) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
         page = write_site(cells, out, step.advance)
-    stdout.print(f"leaderboard written: {page}", highlight=False, soft_wrap=True)
-
-
-@methods_app.callback(invoke_without_command=True)
-def methods(context: typer.Context, methods_dir: MethodsDir = None) -> None:
-    """List the methods that can be run; a broken file is one row that says why."""
-    if context.invoked_subcommand is None:
-        from rdbench.registry import find_methods
-
-        table = Table("method", "what it is", "from", box=None, header_style="bold", pad_edge=False)
-        for found in find_methods(methods_dir).values():
-            text = f"[red]cannot run: {_plain(found.problem)}[/red]" if found.problem else _plain(found.summary)
-            table.add_row(_plain(found.name), text, _plain(found.origin))
-        stdout.print(table)
-
-
-@methods_app.command("show")
-def show_method(name: Annotated[str, typer.Argument(help="A method's name.")], methods_dir: MethodsDir = None) -> None:
-    """Show what a method is and its options."""
-    from rdbench.registry import find_methods, get_method
-
-    method = get_method(name, find_methods(methods_dir))
-    if method.problem:
-        raise InputError(f"method {name} ({method.path}): {method.problem}")
-    stdout.print(f"{method.name}  ({method.path})\n", style="bold", markup=False, highlight=False, soft_wrap=True)
-    for paragraph in method.description.split("\n\n"):
-        text = paragraph if paragraph.startswith(" ") else " ".join(paragraph.split())
-        stdout.print(text + "\n", markup=False, highlight=False)
-    table = Table("option", "default", "values", "what it does", box=None, header_style="bold", pad_edge=False)
-    for option in method.options:
-        values = " | ".join(map(str, option.choices)) or option.type
-        table.add_row(option.name, str(option.default), _plain(values), _plain(option.help))
-    stdout.print(table if method.options else "no options")
-
-
-@app.command()
-def datasets(root: Annotated[Path | None, typer.Option(help="Where to look; else $RDBENCH_DATA.")] = None) -> None:
-    """List the data sets, where to get them, and what is found of them."""
-    from rdbench.datasets import DATASETS, list_categories
-
-    for name, info in DATASETS.items():
-        try:
-            found = f"{len(list_categories(name, root))} categories found"
-        except InputError:
-            found = "not found"
-        stdout.print(f"[bold]{name}[/bold]  {found}")
-        lines = (info.summary, f"{info.size}; {info.licence}", info.url)
-        stdout.print(Padding(_plain("\n".join(filter(None, lines))), (0, 0, 0, 2)), highlight=False)
+    say(f"leaderboard written: {page}")
 
 
 def _version(value: bool) -> None:
     if value:
-        stdout.print(f"rdbench {__version__}", highlight=False)
+        say(f"rdbench {__version__}")
         raise typer.Exit
 
 
@@ -231,21 +183,10 @@ def options(
     """Benchmark uncertainty in visual anomaly detection by Reverse Distillation."""
 
 
-def _plain(text: str) -> str:
-    """The text with nothing in it that rich would take for markup."""
-    from rich.markup import escape
-
-    return escape(text)
-
-
 def main() -> Any:
     """Entry point: what is wrong with the input becomes one line and exit code 2."""
     try:
         return app()
     except InputError as error:
-        stderr.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(f"Error: {error}", error=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
-
-
-if __name__ == "__main__":
-    main()
