@@ -1,7 +1,7 @@
 """Decoding images and masks on all cores, in order, with bounded memory.
 
-In threads: Pillow lets go of the interpreter while it unpacks, converts and resizes, and a thread costs neither a
-start nor a copy of the result, so that worker processes are no faster (docs/datasets.md).
+In threads: Pillow lets go of the interpreter while it unpacks and resizes, and a thread costs neither a start nor a copy
+of the result (measured: docs/datasets.md).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFont
 from scipy import ndimage
 from torch import Tensor
 
@@ -395,3 +395,12 @@ def test_severities_grow_on_the_datasets(dataset: str, name: str) -> None:
     images = torch.from_numpy(decode_images(category, chosen, (256, 256))).permute(0, 3, 1, 2).float() / 255
     failed = [kind for kind in KINDS if not errors_grow(images, kind, [image.key for image in chosen])]
     assert not failed
+
+
+def test_the_page_and_the_sheet_have_room_for_every_level() -> None:
+    page = (Path(__file__).parents[2] / "docs/shifts.md").read_text()
+    font = ImageFont.load_default(12)
+    for kind in KINDS.values():
+        values = ", ".join("/".join(f"{value:g}" for value in level) for level in kind.values)
+        assert f"| {kind.wording.replace('{:g}', '…')} | {values} |" in page
+        assert max(font.getlength(level) for level in kind.levels) <= 226
