@@ -25,20 +25,14 @@ def distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> T
 
     Flattened over channels and positions alike, as released: a cosine per position trains a worse detector.
     """
-    losses = [
-        1 - F.cosine_similarity(t.float().flatten(1), s.float().flatten(1), dim=1).mean()
-        for t, s in zip(teacher, student, strict=True)
-    ]
+    losses = [1 - _cosine(t, s, (1, 2, 3)).mean() for t, s in zip(teacher, student, strict=True)]
     return torch.stack(losses).sum()
 
 
 def scale_maps(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
     """1 - cosine between teacher and student at every position: one (B, h_i, w_i) per scale, in [0, 2]."""
-    return [
-        # A cosine may come out a rounding error above 1.
-        (1 - F.cosine_similarity(t.float(), s.float(), dim=1)).clamp_min(0)
-        for t, s in zip(teacher, student, strict=True)
-    ]
+    # A cosine may come out a rounding error above 1.
+    return [(1 - _cosine(t, s, (1,))).clamp_min(0) for t, s in zip(teacher, student, strict=True)]
 
 
 def anomaly_map(teacher: Sequence[Tensor], student: Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -57,6 +51,13 @@ def smooth(maps: Tensor) -> Tensor:
     That is: cut off at four sigma (33 taps), the border mirrored with its own pixels repeated.
     """
     return _enlarge_and_smooth(maps, maps.shape[-2:])
+
+
+def _cosine(teacher: Tensor, student: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Cosine over `dims`, 0 for a zero vector, as `F.cosine_similarity`, which takes two to four times as long here."""
+    teacher, student = teacher.float(), student.float()
+    norms: Tensor = torch.linalg.vector_norm(teacher, dim=dims) * torch.linalg.vector_norm(student, dim=dims)
+    return (teacher * student).sum(dim=dims) / norms.clamp_min(1e-8)
 
 
 def _enlarge_and_smooth(maps: Tensor, size: Sequence[int]) -> Tensor:

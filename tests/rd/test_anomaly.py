@@ -40,6 +40,24 @@ def test_scale_maps_of_equal_orthogonal_and_opposite_vectors():
     torch.testing.assert_close(maps[0, 0], torch.tensor([0.0, 1.0, 2.0, 1 - 24 / 25]))
 
 
+def test_cosines_are_torchs_also_of_zero_vectors():
+    teacher, student = random_pyramid(7), random_pyramid(8)
+    teacher[0][:, :, 2, 3] = 0
+    for maps, t, s in zip(scale_maps(teacher, student), teacher, student, strict=True):
+        torch.testing.assert_close(maps, 1 - F.cosine_similarity(t, s, dim=1), atol=1e-6, rtol=0)
+    expected = sum(
+        1 - F.cosine_similarity(t.flatten(1), s.flatten(1)).mean() for t, s in zip(teacher, student, strict=True)
+    )
+    torch.testing.assert_close(distillation_loss(teacher, student), expected, atol=1e-6, rtol=0)
+
+
+def test_the_loss_of_a_student_that_is_all_zero_has_finite_gradients():
+    teacher = random_pyramid(9)
+    student = [torch.zeros_like(t, requires_grad=True) for t in teacher]
+    distillation_loss(teacher, student).backward()
+    assert all(s.grad.isfinite().all() for s in student)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_maps_of_equal_pyramids_are_zero_and_never_negative(dtype):
     pyramid = random_pyramid(0, dtype=dtype)
