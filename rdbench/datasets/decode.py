@@ -1,7 +1,7 @@
 """Decoding images and masks on all cores, in order, with bounded memory.
 
-In threads: Pillow lets go of the interpreter while it unpacks and resizes, and a thread costs neither a start nor a copy
-of the result (measured: docs/datasets.md).
+In threads: Pillow lets go of the interpreter while it unpacks and resizes, and a thread costs no start and no copy
+of its result (measured: docs/datasets.md).
 """
 
 from __future__ import annotations
