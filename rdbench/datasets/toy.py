@@ -33,17 +33,17 @@ TRAIN, CALIBRATION, PARTS = 60, 12, 10
 """Training images, calibration images, and test parts of either kind (good, defective)."""
 
 CONTRASTS: dict[str, tuple[float, ...]] = {
-    "fabric": (0.06, 1.0, 0.3, 0.15, 0.6, 0.8, 0.1, 0.4, 0.5, 0.2),
-    "flange": (0.06, 1.0, 0.3, 0.15, 0.6, 0.8, 0.1, 0.4, 0.5, 0.2),
-    "tablets": (0.06, 1.0, 0.3, 0.15, 0.6, 0.8, 0.1, 0.4, 0.5, 0.2),
+    "fabric": (0.08, 1.0, 0.45, 0.3, 0.8, 0.9, 0.15, 0.8, 0.65, 0.5),
+    "flange": (0.15, 1.0, 0.6, 0.5, 1.0, 0.9, 0.4, 0.9, 1.0, 0.7),
+    "tablets": (0.15, 1.0, 0.6, 0.4, 1.0, 1.0, 0.3, 0.9, 0.8, 0.7),
 }
 """Opacity of the defect of each defective test part, in order; each kind of defect is drawn twice."""
 
 
 LIGHTS = {
     "regular": Light(gain=1.0, angle=0.6, slope=0.10),
-    "shift_1": Light(gain=0.92, angle=1.5, slope=0.25),
-    "underexposed": Light(gain=0.62, angle=0.6, slope=0.10),
+    "shift_1": Light(gain=0.95, angle=1.3, slope=0.18),
+    "underexposed": Light(gain=0.70, angle=0.6, slope=0.10),
 }
 
 

@@ -81,21 +81,21 @@ def tablets(rng: Generator, light: float) -> Scene:
     px, py = pixels()
     pitch = 64
     column, row = (px / pitch).astype(np.int32), (py / pitch).astype(np.int32)
-    x = column.astype(np.float32) * pitch + (pitch - 1) / 2 + rng.normal(0, 0.8, (4, 4)).astype(np.float32)[row, column]
-    y = row.astype(np.float32) * pitch + (pitch - 1) / 2 + rng.normal(0, 0.8, (4, 4)).astype(np.float32)[row, column]
+    x = column.astype(np.float32) * pitch + (pitch - 1) / 2 + rng.normal(0, 0.5, (4, 4)).astype(np.float32)[row, column]
+    y = row.astype(np.float32) * pitch + (pitch - 1) / 2 + rng.normal(0, 0.5, (4, 4)).astype(np.float32)[row, column]
     dx, dy = px - x, py - y
     away = np.hypot(dx, dy)
     toward = dx * math.cos(light) + dy * math.sin(light)
 
     emboss = np.sin((px + py) * 0.55) * np.sin((px - py) * 0.55)
-    foil = 0.58 + 0.05 * emboss + 0.03 * smooth_noise(rng, (6, 6)) + 0.02 * rng.standard_normal(px.shape, np.float32)
+    foil = 0.58 + 0.05 * emboss + 0.015 * smooth_noise(rng, (6, 6)) + 0.02 * rng.standard_normal(px.shape, np.float32)
     pocket = inside(27.0 - away)
     bowl = foil * (1 - 0.35 * pocket) + 0.006 * toward * pocket
     empty = bowl * colour((0.95, 0.98, 1.0))
 
     radius = 21 + rng.normal(0, 0.2, (4, 4)).astype(np.float32)[row, column]
     dome = np.sqrt(np.clip(1 - (away / (radius + 6)) ** 2, 0, 1))
-    turn = rng.uniform(0, np.pi, (4, 4)).astype(np.float32)[row, column]
+    turn = rng.normal(0.8, 0.15, (4, 4)).astype(np.float32)[row, column]
     score = inside(1.6 - np.abs(dx * np.sin(turn) - dy * np.cos(turn))) * inside(15.0 - away)
     powder = 1 + 0.025 * rng.standard_normal(px.shape, np.float32) + 0.015 * smooth_noise(rng, (48, 48))
     lit = (0.62 + 0.33 * dome - 0.004 * toward) * (1 - 0.22 * score) * powder
@@ -116,11 +116,11 @@ def tablets(rng: Generator, light: float) -> Scene:
             edge = blob(rng, cx + 20 * math.cos(angle), cy + 20 * math.sin(angle), rng.uniform(5, 9))
             return inside(edge) * face * mine, 0.75 * empty
         if kind == "spot":
-            edge = blob(rng, cx + 9 * math.cos(angle), cy + 9 * math.sin(angle), rng.uniform(2.0, 4.5))
+            edge = blob(rng, cx + 9 * math.cos(angle), cy + 9 * math.sin(angle), rng.uniform(3.0, 5.5))
             return inside(edge) * face, 0.3 * tablet
         assert kind == "crack"
         start = (cx - 19 * math.cos(angle), cy - 19 * math.sin(angle))
-        line = stroke(wander(rng, *start, angle, 36, 0.35), rng.uniform(1.2, 2.2))
+        line = stroke(wander(rng, *start, angle, 36, 0.35), rng.uniform(1.8, 2.8))
         return line * face * mine, 0.45 * tablet
 
     return surface, defect
@@ -129,11 +129,11 @@ def tablets(rng: Generator, light: float) -> Scene:
 def flange(rng: Generator, light: float) -> Scene:
     """A turned steel flange with bore, six holes, a groove and a printed scale, in one pose but for play."""
     px, py = pixels()
-    cx, cy = rng.normal(127.5, 1.0), rng.normal(127.5, 1.0)
-    turn = rng.normal(0, 0.02)
+    cx, cy = rng.normal(127.5, 0.5), rng.normal(127.5, 0.5)
+    turn = rng.normal(0, 0.01)
     dx, dy = px - cx, py - cy
     away, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
-    grooves = 0.045 * table(rng, away * 1.5) + 0.025 * table(rng, away * 0.6)
+    grooves = 0.025 * table(rng, away * 1.5) + 0.015 * table(rng, away * 0.6)
     # Turned metal throws light back in two opposite fans, across the direction it comes from.
     sheen = 0.12 * np.cos(2 * (angle - light))
     grain = 0.015 * rng.standard_normal(px.shape, np.float32) + 0.012 * smooth_noise(rng, (5, 5))
@@ -156,7 +156,7 @@ def flange(rng: Generator, light: float) -> Scene:
     hole_at = np.stack((cx + 74 * np.cos(hole_angles), cy + 74 * np.sin(hole_angles)))
     sector = np.floor((angle - turn) / (np.pi / 3)).astype(np.int32) % 6
     hole_x, hole_y = hole_at.astype(np.float32)[:, sector]
-    holes = disc(hole_x, hole_y, 9.0)
+    holes = disc(hole_x, hole_y, 10.0)
     openings = np.maximum(holes, inside(31.0 - away))
     surface = blend(bench, blend(printed, 0.5 * bench, openings), inside(112.0 - away))
 
@@ -166,19 +166,19 @@ def flange(rng: Generator, light: float) -> Scene:
         x, y = cx + distance * math.cos(way), cy + distance * math.sin(way)
         on_metal = inside(112.0 - away) * (1 - openings)
         if kind == "scratch":
-            line = stroke(wander(rng, x, y, rng.uniform(0, 6.28), rng.uniform(30, 60), 0.15), rng.uniform(1.4, 2.4))
-            return line * on_metal, surface * 0.4 + 0.5
+            line = stroke(wander(rng, x, y, rng.uniform(0, 6.28), rng.uniform(50, 80), 0.15), rng.uniform(1.8, 3.0))
+            return line * on_metal, 0.3 * surface
         if kind == "rust":
-            edge = blob(rng, x, y, rng.uniform(9, 17)) + 2.5 * smooth_noise(rng, (64, 64))
-            return inside(edge / 3) * on_metal, surface * colour((0.78, 0.50, 0.30))
+            edge = blob(rng, x, y, rng.uniform(11, 19)) + 2.5 * smooth_noise(rng, (64, 64))
+            return inside(edge / 3) * on_metal, surface * colour((0.66, 0.38, 0.20))
         if kind == "nick":
-            edge = blob(rng, cx + 112 * math.cos(way), cy + 112 * math.sin(way), rng.uniform(5, 9))
+            edge = blob(rng, cx + 112 * math.cos(way), cy + 112 * math.sin(way), rng.uniform(6, 11))
             return inside(edge) * inside(112.0 - away), bench
         if kind == "blocked_hole":
             which = rng.integers(6)
             return holes * (sector == which), 0.8 * steel
         assert kind == "worn_print"
-        wiped = np.clip((rng.uniform(0.2, 0.45) - np.abs((angle - way + np.pi) % (2 * np.pi) - np.pi)) * 8, 0, 1)
+        wiped = np.clip((rng.uniform(0.3, 0.6) - np.abs((angle - way + np.pi) % (2 * np.pi) - np.pi)) * 8, 0, 1)
         return wiped * ticks, plate
 
     return surface, defect
