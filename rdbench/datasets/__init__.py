@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.catalogue import DATASETS, DatasetInfo
-from rdbench.datasets.scan import LAYOUTS, Layout, Scan
+from rdbench.datasets.scan import LAYOUTS, Layout, Scan, subfolders
 from rdbench.errors import InputError, unknown
 
 __all__ = [
@@ -153,8 +153,8 @@ def _hint(given: Path, dataset: str, layouts: list[Layout]) -> str:
     for other in LAYOUTS.values():
         if found := other.find(given):
             return f"it holds {', '.join(found[:3])} in the layout of {other.name}: use --dataset {other.name}"
-    for child in sorted(path for path in given.iterdir() if path.is_dir()):
-        if _find(child, layouts):
+    for child in subfolders(given):
+        if os.access(child, os.R_OK | os.X_OK) and _find(child, layouts):
             return f"{child} does: use --root {child}"
     url = DATASETS[dataset].url
     return "give the folder that holds one folder per category" + (f", as unpacked from {url}" if url else "")

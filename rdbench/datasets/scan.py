@@ -9,9 +9,11 @@ import csv
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from os.path import isdir, isfile  # pathlib's raise where a folder may not be entered
 from pathlib import Path, PurePosixPath
 
 from rdbench.datasets.base import ImageRecord
+from rdbench.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
@@ -53,18 +55,26 @@ class Layout:
 
 def is_image(path: Path) -> bool:
     """True for a file whose name says it is an image (not Thumbs.db, .DS_Store, ._000.png, readme.txt, ...)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and isfile(path)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, hidden ones left out. Raises InputError if it may not be listed."""
+    return [path for path in _entries(folder) if isdir(path) and not path.name.startswith(".")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from None
 
 
 def _images(scan: Scan, relative: str) -> dict[str, Path]:
     """Stem -> image file in one folder, by name; {} where there is no such folder."""
     found: dict[str, Path] = {}
     folder = scan.folder / relative
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in _entries(folder) if isdir(folder) else ():
         if not is_image(path):
             continue
         if path.stem in found:
@@ -78,7 +88,7 @@ def _images(scan: Scan, relative: str) -> dict[str, Path]:
 def _required(scan: Scan, relative: str, layout: str) -> dict[str, Path]:
     found = _images(scan, relative)
     if not found:
-        what = "holds no image" if (scan.folder / relative).is_dir() else "does not exist"
+        what = "holds no image" if isdir(scan.folder / relative) else "does not exist"
         message = f"{scan.folder / relative} {what}; a category of {layout} needs normal images there"
         scan.fault("layout", scan.folder / relative, message)
     return found
@@ -112,9 +122,8 @@ def _sorted(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
 def _find_mvtec_ad(root: Path) -> list[str]:
     return [
         folder.name
-        for folder in _subfolders(root)
-        if any((folder / part).is_dir() for part in ("train", "test", "ground_truth"))
-        and not (folder / "test_public").is_dir()
+        for folder in subfolders(root)
+        if any(isdir(folder / part) for part in ("train", "test", "ground_truth")) and not isdir(folder / "test_public")
     ]
 
 
@@ -126,8 +135,8 @@ def _scan_mvtec_ad(root: Path, category: str) -> Scan:
     folders = {
         path.name
         for part in ("test", "ground_truth")
-        if (scan.folder / part).is_dir()
-        for path in _subfolders(scan.folder / part)
+        if isdir(scan.folder / part)
+        for path in subfolders(scan.folder / part)
     }
     for defect in sorted(folders):
         images = _images(scan, f"test/{defect}")
@@ -149,9 +158,9 @@ def _mvtec_ad_record(key: str, path: Path, defect: str = "good", mask: Path | No
 def _find_mvtec_ad2(root: Path) -> list[str]:
     return [
         folder.name
-        for folder in _subfolders(root)
-        if any((folder / part).is_dir() for part in ("test_public", "validation", "test_private"))
-        or ((folder / "train").is_dir() and not (folder / "test").is_dir())
+        for folder in subfolders(root)
+        if any(isdir(folder / part) for part in ("test_public", "validation", "test_private"))
+        or (isdir(folder / "train") and not isdir(folder / "test"))
     ]
 
 
@@ -198,10 +207,14 @@ VISA_TABLE = "split_csv/1cls.csv"
 
 
 def _visa_rows(root: Path) -> list[dict[str, str]]:
-    if not (root / VISA_TABLE).is_file():
+    table = root / VISA_TABLE
+    if not isfile(table):
         return []
-    with (root / VISA_TABLE).open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"table {table} cannot be read ({error}); restore it") from None
 
 
 def _find_visa(root: Path) -> list[str]:
@@ -226,7 +239,7 @@ def _scan_visa(root: Path, category: str) -> Scan:
             scan.fault("duplicate", root / VISA_TABLE, f"{root / VISA_TABLE} names {image} twice; keep one row")
         seen.add(key)
         for wanted in (image, mask if anomalous else ""):
-            if wanted and not (root / wanted).is_file():
+            if wanted and not isfile(root / wanted):
                 scan.fault("missing", root / wanted, f"{root / wanted}, named in {VISA_TABLE}, is missing; restore it")
         if anomalous and not mask:
             scan.fault("missing", root / image, f"{root / VISA_TABLE} names no mask for {image}; restore the table")

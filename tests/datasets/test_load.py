@@ -186,6 +186,12 @@ def test_a_damaged_visa_table_gets_one_clear_line(tmp_path: Path, row: str, expe
         load_category("visa", "candle", tmp_path, seed=0)
 
 
+def test_a_visa_table_that_is_no_text(tmp_path: Path) -> None:
+    trees.visa(tmp_path).write_bytes(b"object,split\n\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"1cls\.csv cannot be read"):
+        list_categories("visa", tmp_path)
+
+
 def test_wrong_roots_say_which_was_meant(tmp_path: Path) -> None:
     trees.mvtec_ad(tmp_path / "deep/data")
     trees.mvtec_ad2(tmp_path / "other")
