@@ -164,7 +164,7 @@ rdbench.plots = (() => {
   }
 
   function severity(board, data, trends, id, metric, kind, half) {
-    const points = trends.points[metric]?.[kind];
+    const points = Object.hasOwn(trends.kinds, kind ?? "") ? trends.points[metric]?.[kind] : undefined;
     const severities = trends.kinds[kind];
     const traces = !points ? [] : lines(board, data, (m) => {
       const there = severities.map((s, i) => [s, ...points[m][i]]).filter(([, value]) => value !== null);

@@ -19,7 +19,8 @@ const rdbench = (() => {
   const drawers = [];
 
   // A data file calls this with its name when it has been loaded.
-  function receive(name, content) {
+  function receive(name, json) {
+    const content = JSON.parse(json);
     received.set(name, content);
     waiting.get(name)?.(content);
   }
@@ -46,7 +47,7 @@ const rdbench = (() => {
   async function draw() {
     const mine = ++turn;
     const shown = board();
-    if (!(state.images in shown.conditions)) state.images = "clean";
+    if (!Object.hasOwn(shown.conditions, state.images)) state.images = "clean";
     if (state.category && !shown.categories.includes(state.category)) state.category = "";
     const [data, trends] = await Promise.all([
       load(shown.conditions[state.images], `${shown.id}/${state.images}`),

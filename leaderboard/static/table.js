@@ -107,9 +107,11 @@
     return [[column, direction === "desc" ? "desc" : "asc"]];
   }
 
+  // "lighting:" for the severities of a shift, the name itself for the clean set and real lightings
+  const kindOf = (name) => (name.includes(":") ? `${name.split(":")[0]}:` : name);
+
   function showForm(board) {
     const names = Object.keys(board.conditions);
-    const kindOf = (name) => (name.includes(":") ? `${name.split(":")[0]}:` : name);
     const kinds = [...new Set(names.map(kindOf))];
     const kind = kindOf(state.images);
     const words = (k) => (k === "shifts:" ? "all shifts" : k.endsWith(":") ? `shift: ${k.slice(0, -1)}` : k);
@@ -128,9 +130,9 @@
     if (target.name === "category") set({ category: target.value });
     if (target.name === "severity") set({ images: target.value });
     if (target.name === "images") {
-      const names = Object.keys(boards.get(state.results).conditions);
       // a shift is first shown as the mean over its severities, if it has more than one
-      set({ images: names.findLast((name) => name === target.value || name.startsWith(target.value)) });
+      const names = Object.keys(boards.get(state.results).conditions);
+      set({ images: names.findLast((name) => kindOf(name) === target.value) });
     }
   });
   form.elements.find.addEventListener("input", ({ target }) => set({ find: target.value }));

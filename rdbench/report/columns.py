@@ -94,6 +94,8 @@ def written(metric: str, value: float) -> str:
     if math.isnan(value):
         return UNDEFINED
     unit = describe(metric).unit
+    if abs(value) >= 1e9:
+        return f"{value:.2e}"
     if unit == "difference":
         return f"{value:+.3f}"
     if unit == "ratio":

@@ -24,7 +24,10 @@ TRENDS = ("image_auroc", "aupro_30", "augrc", "failure_auroc", "fpr", "fnr", "ec
 
 
 def data_scripts(board: Board) -> dict[str, str]:
-    """Scripts by their path below the site: each hands one object to the page's `rdbench.receive`."""
+    """Scripts by their path below the site: each hands one text in JSON to the page's `rdbench.receive`.
+
+    JSON rather than an object literal, because there a key `__proto__` from an entry would be more than text.
+    """
     scripts = {}
     for k, name in enumerate(board.ranking.conditions):
         views = {"": [_row(row) for row in board.rows(k)]}
@@ -44,7 +47,7 @@ def data_scripts(board: Board) -> dict[str, str]:
 
 def _script(name: str, content: dict[str, Any]) -> str:
     data = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return f"rdbench.receive({json.dumps(name)}, {data});\n"
+    return f"rdbench.receive({json.dumps(name)}, {json.dumps(data, ensure_ascii=False)});\n"
 
 
 def _row(row: Row) -> list[Any]:

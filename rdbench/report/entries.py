@@ -63,6 +63,10 @@ def read_entry(path: Path) -> Entry:
     kinds = {(cell.spec.dataset, cell.spec.method) for cell in entry.cells}
     if len(kinds) > 1:
         raise InputError(f"{path} is no valid entry: it holds {len(kinds)} methods or datasets, wanted one of each")
+    [(dataset, method)] = kinds
+    wanted = f"{slug(dataset)}/{slug(method)}.json"
+    if f"{path.parent.name}/{path.name}" != wanted:
+        raise InputError(f"{path} is filed in the wrong place: an entry of {method!r} on {dataset!r} is {wanted}")
     for index, cell in enumerate(entry.cells):
         if CLEAN not in cell.image:
             raise InputError(f"{path} is no valid entry: cells.{index}.image: the condition {CLEAN!r} is missing")

@@ -48,6 +48,7 @@ def _write(boards: list[Board], out: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the order of conditions is meant
     environment.globals |= {"version": __version__, "protocol": PROTOCOL_VERSION, "track": TRACK}
     (out / "static").mkdir(parents=True, exist_ok=True)
     shutil.copytree(leaderboard_directory("static"), out / "static", dirs_exist_ok=True)

@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 COST_RATIOS = {
     "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
 }  # fmt: skip
+LARGEST = 1e12
+"""No figure of any metric is larger; entries are foreign and may say anything."""
 MEAN = "mean"
 ALL_SHIFTS = f"shifts:{MEAN}"
 Place = tuple[int, int, int, int, int]
@@ -194,18 +196,20 @@ def _ranking(sources: Sequence[Source]) -> Ranking:
         for condition, by_metric in figures[key].items():
             for name, figure in by_metric.items():
                 where = (*place, condition_at[condition], metric_at[name])
-                if figure.value is None or not math.isfinite(figure.value):
-                    notes[where] = figure.note or "not a finite number"
-                else:
-                    value[where] = figure.value
-                    low[where] = np.nan if figure.low is None else figure.low
-                    high[where] = np.nan if figure.high is None else figure.high
+                value[where], low[where], high[where] = (_usable(n) for n in (figure.value, figure.low, figure.high))
+                if np.isnan(value[where]):
+                    notes[where] = figure.note or "not a usable number"
     _derive(value, metric_at, methods, conditions)
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
     return Ranking(
         cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),
         placed, value, low, high, notes,
     )  # fmt: skip
+
+
+def _usable(number: float | None) -> float:
+    """The number, or NaN for one that is missing, infinite or beyond anything that a figure can be."""
+    return float(number) if number is not None and abs(number) <= LARGEST else math.nan
 
 
 def with_mean_shifts(ranking: Ranking) -> Ranking:

@@ -30,14 +30,19 @@ QUIET = (
 WIDE, NARROW = (1440, 1000), (390, 800)
 
 
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
+def new_chrome(profile):
+    """A browser with an empty profile, which keeps a log of complaints and of requests."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for argument in (*QUIET, f"--user-data-dir={profile}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory):
+    driver = new_chrome(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -262,16 +267,16 @@ def test_the_explorer_answers_the_sliders(chrome, page, sources, window):
 def test_axe_finds_nothing_serious(chrome, page, scheme):
     pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: accessibility is not tested")
     script = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
-    pages = [page, sorted((page.parent / "methods").glob("*.html"))[0]]
-    for path in pages:
-        for window in (WIDE, NARROW):
-            browser = Browser(chrome, window, scheme).open(path)
-            chrome.execute_script(script)
-            found = chrome.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
-            serious = [
-                (violation["id"], [node["target"] for node in violation["nodes"]][:5])
-                for violation in found["violations"]
-                if violation["impact"] in ("serious", "critical")
-            ]
-            assert serious == [], (path.name, window)
-            assert browser.complaints() == []
+    method = sorted((page.parent / "methods").glob("*.html"))[0]
+    windows = (WIDE, NARROW) if scheme == "light" else (NARROW, WIDE)
+    for path, window in zip((page, method), windows, strict=True):
+        browser = Browser(chrome, window, scheme).open(path)
+        chrome.execute_script(script)
+        found = chrome.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+        serious = [
+            (violation["id"], [node["target"] for node in violation["nodes"]][:5])
+            for violation in found["violations"]
+            if violation["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], path.name
+        assert browser.complaints() == []

@@ -25,7 +25,7 @@ def received(tmp_path):
     found = {}
     for path in (tmp_path / "site" / "data").rglob("*.js"):
         name, content = re.fullmatch(r'rdbench\.receive\("(.*?)", (.*)\);\n', path.read_text(), re.S).groups()
-        found[name] = json.loads(content)
+        found[name] = json.loads(json.loads(content))
     return found
 
 
@@ -170,7 +170,10 @@ def test_a_broken_entry_is_named_with_the_first_thing_wrong(make_cell, tmp_path,
     assert "\n" not in str(caught.value)
 
 
-def test_an_entry_of_two_methods_or_without_clean_is_refused(make_cell, tmp_path):
+def test_an_entry_out_of_place_of_two_methods_or_without_clean_is_refused(make_cell, tmp_path):
+    write_entry(tmp_path, [make_cell("mine")])
+    with pytest.raises(InputError, match=r"'mine' on 'toy' is toy/mine\.json"):
+        read_entries(tmp_path)
     write_entry(tmp_path, [make_cell("tta"), make_cell("mine")])
     with pytest.raises(InputError, match="holds 2 methods or datasets"):
         read_entries(tmp_path)

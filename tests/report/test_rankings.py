@@ -122,7 +122,7 @@ def test_derived_figures_are_made_cell_by_cell(make_cell):
 def test_a_number_that_is_not_finite_is_undefined(make_cell):
     [ranking] = make_rankings([make_cell(figures={"image_auroc": float("inf")})])
     assert np.isnan(mean_of(ranking, "image_auroc")).all()
-    assert "not a finite number" in ranking.notes.values()
+    assert "not a usable number" in ranking.notes.values()
 
 
 def test_means_over_severities_and_over_all_shifts_are_made_cell_by_cell(make_cell):
