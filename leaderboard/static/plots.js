@@ -69,7 +69,7 @@ rdbench.plots = (() => {
   // Methods in the table's order, best first, narrowed by the search box.
   function chosen(board, data) {
     const wanted = state.find.toLowerCase();
-    return data.views[""]
+    return data.all
       .map(([method]) => method)
       .filter((method) => method >= 0 && board.methods[method][0].toLowerCase().includes(wanted));
   }
@@ -104,7 +104,7 @@ rdbench.plots = (() => {
     }
     const [x, y] = [column(state.x), column(state.y)];
     if (x < 0 || y < 0) return place("#plot-pareto", [], {}, "No cost relative to the deterministic detector is known.");
-    const rows = data.views[state.category];
+    const { rows } = data;
     const wanted = new Set(chosen(board, data));
     const points = rows
       .filter(([method]) => wanted.has(method))

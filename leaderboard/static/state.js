@@ -49,12 +49,16 @@ const rdbench = (() => {
     const shown = board();
     if (!Object.hasOwn(shown.conditions, state.images)) state.images = "clean";
     if (state.category && !shown.categories.includes(state.category)) state.category = "";
-    const [data, trends] = await Promise.all([
-      load(shown.conditions[state.images], `${shown.id}/${state.images}`),
-      load(shown.trends, `${shown.id}/`),
+    const name = `${shown.id}/${state.images}`;
+    const [path, byCategory] = shown.conditions[state.images];
+    const [data, trends, categories] = await Promise.all([
+      load(path, name),
+      load(shown.trends, `${shown.id}/trends`),
+      state.category && load(byCategory, `${name}/categories`),
     ]);
     if (mine !== turn) return; // something newer was asked for meanwhile
-    for (const drawer of drawers) drawer(shown, data, trends);
+    const rows = state.category ? categories[state.category] : data.rows; // of the table
+    for (const drawer of drawers) drawer(shown, { ...data, rows, all: data.rows }, trends);
     document.documentElement.dataset.drawn = turn;
   }
 

@@ -5,7 +5,8 @@
 (() => {
   const { boards, state, set, options, onDraw } = rdbench;
   const form = document.getElementById("tools");
-  const SVG = "http://www.w3.org/2000/svg";
+
+  const PAGE = 50; // rows at once: laying out hundreds takes a browser longer than sorting them
 
   // Numbers, with undefined ones at the end whichever way the column is sorted.
   const number = (text) => (text === "" ? null : Number(text));
@@ -20,17 +21,10 @@
     return node;
   }
 
-  function track([low, value, high]) {
-    const svg = document.createElementNS(SVG, "svg");
-    const attributes = { class: "track", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" };
-    for (const [name, text] of Object.entries(attributes)) svg.setAttribute(name, text);
-    for (const [name, d] of [["band", `M${low} 3H${high}`], ["dot", `M${value} 3h0`]]) {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", name);
-      path.setAttribute("d", d);
-      svg.append(path);
-    }
-    return svg;
+  function track(band) {
+    const node = element("i", "track");
+    ["--low", "--at", "--high"].forEach((name, i) => node.style.setProperty(name, band[i]));
+    return node;
   }
 
   // templates/figures.html makes the same.
@@ -74,9 +68,11 @@
   function enliven(board) {
     const lead = Math.max(board.columns.findIndex((column) => column.name === "augrc"), 0) + 1;
     const table = new DataTable(board.section.querySelector("table.board"), {
-      paging: false,
+      paging: board.methods.length > PAGE,
+      pageLength: PAGE,
+      lengthChange: false,
       info: false,
-      layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
+      layout: { topStart: null, topEnd: null, bottomStart: board.methods.length > PAGE ? "paging" : null, bottomEnd: null },
       order: [[lead, "asc"]],
       autoWidth: false,
       columnDefs: [
@@ -147,7 +143,7 @@
     const view = `${board.id}/${state.images}/${state.category}`;
     if (view !== shown) {
       table.clear();
-      table.rows.add(data.views[state.category].map((row) => tableRow(board, row)));
+      table.rows.add(data.rows.map((row) => tableRow(board, row)));
       board.section.querySelector(".sureness").textContent = state.category ? "" : data.sureness;
       shown = view;
     }

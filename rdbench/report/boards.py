@@ -67,9 +67,9 @@ class Board:
             self._rows[condition, category] = table_rows(self.ranking, mean, self.columns, condition, ranks)
         return self._rows[condition, category]
 
-    def data_path(self, condition: str) -> str:
-        """The file with the condition's figures, below the site; "" for those that stand for all conditions."""
-        return f"data/{self.id}/{slug(condition) if condition else 'trends'}.js"
+    def data_path(self, condition: str, part: str = "") -> str:
+        """A file with the condition's figures, or a `part` of them, below the site."""
+        return f"data/{self.id}/{'-'.join(word for word in (slug(condition) if condition else '', part) if word)}.js"
 
 
 def make_board(ranking: Ranking, advance: Callable[[], None] = lambda: None) -> Board:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from rdbench.metrics.catalog import METRICS, Metric
 
@@ -83,6 +84,7 @@ def title(metric: str) -> str:
     return TITLES.get(metric, metric)
 
 
+@cache
 def describe(metric: str) -> Metric:
     """The catalogue's entry; a metric from a newer rdbench that it does not know has no direction."""
     unknown = Metric(metric, "", "none", "", "not known to this version of rdbench", "")

@@ -52,8 +52,9 @@ class Evidence:
 
     curves: dict[tuple[int, int], Curves]
     """By method and condition."""
-    augrc: FloatArray
-    """(M, C, S, K, R) AUGRC in resamples over parts; methods on the same test images share their draws."""
+    augrc: FloatArray | None
+    """(M, C, S, K, R) AUGRC in resamples over parts; methods on the same test images share their draws. None without
+    any predictions."""
 
 
 def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) -> Evidence:
@@ -61,6 +62,8 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
 
     `advance` is called once per cell. Raises InputError if stored predictions are not what a result was made from.
     """
+    if all(source.predictions is None for source in ranking.cells.values()):
+        return Evidence({}, None)
     places = ranking.value.shape[:4]
     augrc = np.full((*places, RESAMPLES), np.nan)
     shares = {name: np.full((*places, len(REVIEWED)), np.nan) for s in ("", "_margin") for name in with_suffix(s)}

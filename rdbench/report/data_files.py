@@ -1,5 +1,5 @@
-"""The data beside the page: one small script per board and condition, because a page opened from the file system may
-load scripts but not fetch data.
+"""The data beside the page: small scripts per board and condition, because a page opened from the file system may load
+scripts but not fetch data.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def data_scripts(board: Board) -> dict[str, str]:
     """
     scripts = {}
     for k, name in enumerate(board.ranking.conditions):
-        views = {"": [_row(row) for row in board.rows(k)]}
-        views |= {c: [_row(row) for row in board.rows(k, i)] for i, c in enumerate(board.ranking.categories)}
+        by_category = {c: [_row(row) for row in board.rows(k, i)] for i, c in enumerate(board.ranking.categories)}
         standing = board.standings[k]
         content = {
-            "views": views,
+            "rows": [_row(row) for row in board.rows(k)],
             "sureness": sureness(board, k),
             "critical": vars(standing.critical) if standing.critical else None,
             "reviewed": _numbers(REVIEWED),
             "curves": {m: _curves(curves) for (m, at), curves in board.evidence.curves.items() if at == k},
         }
         scripts[board.data_path(name)] = _script(f"{board.id}/{name}", content)
-    scripts[board.data_path("")] = _script(f"{board.id}/", _trends(board))
+        scripts[board.data_path(name, "categories")] = _script(f"{board.id}/{name}/categories", by_category)
+    scripts[board.data_path("", "trends")] = _script(f"{board.id}/trends", _trends(board))
     return scripts
 
 

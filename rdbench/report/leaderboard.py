@@ -63,7 +63,7 @@ def _write(boards: list[Board], out: Path) -> None:
             _write_text(out / board.page_of(m), page)
     sections = [section(board) for board in boards]
     _write_text(out / "index.html", environment.get_template("index.html").render(root="", rankings=sections))
-    _write_text(out / "leaderboard.json", json.dumps(leaderboard_json(boards), indent=1, ensure_ascii=False))
+    _write_text(out / "leaderboard.json", json.dumps(leaderboard_json(boards), ensure_ascii=False))
     _write_text(out / "leaderboard.csv", leaderboard_csv(boards))
 
 

@@ -62,8 +62,10 @@ def script_data(board: Board) -> dict[str, Any]:
         "methods": [[name, board.page_of(m)] for m, name in enumerate(board.ranking.methods)],
         "controls": list(CONTROL_NAMES.values()),
         "reference": reference_method(board.ranking),
-        "conditions": {name: board.data_path(name) for name in board.ranking.conditions},
-        "trends": board.data_path(""),
+        "conditions": {
+            name: [board.data_path(name), board.data_path(name, "categories")] for name in board.ranking.conditions
+        },
+        "trends": board.data_path("", "trends"),
         "categories": board.ranking.categories,
     }
 
@@ -135,7 +137,7 @@ def method_page(board: Board, method: int, files: Mapping[str, MethodFile]) -> d
             if row.method == method
         ],
         "by_category": [
-            (name, sum(place[:2] == (method, c) for place in ranking.cells), row.figures[1:])
+            (name, ranking.seeds_of(method, c), row.figures[1:])
             for c, name in enumerate(ranking.categories)
             for row in board.rows(0, c)
             if row.method == method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -86,9 +85,33 @@ class Ranking:
         reasons = self._reasons.get((method, condition, metric), set())
         return next(iter(reasons)) if len(reasons) == 1 else ""
 
+    @cached_property
+    def lacks(self) -> tuple[str, ...]:
+        """What keeps each method from being compared on the same terms, in words; mostly nothing."""
+        words = []
+        for method, complete in enumerate(self.complete.tolist()):
+            categories, seeds = ({place[i] for place in self._places[method]} for i in (1, 2))
+            if not complete:
+                words.append(f"{len(categories)} of {len(self.categories)} categories: not ranked")
+            else:
+                some = len(seeds) < len(self.seeds)
+                words.append(f"{len(seeds)} of {len(self.seeds)} seeds" if some else "")
+        return tuple(words)
+
+    @cached_property
+    def _places(self) -> list[list[tuple[int, int, int]]]:
+        places: list[list[tuple[int, int, int]]] = [[] for _ in self.methods]
+        for place in sorted(self.cells):
+            places[place[0]].append(place)
+        return places
+
     def cells_of(self, method: int) -> list[Source]:
         """The method's cells, by category and seed."""
-        return [cell for place, cell in sorted(self.cells.items()) if place[0] == method]
+        return [self.cells[place] for place in self._places[method]]
+
+    def seeds_of(self, method: int, category: int) -> int:
+        """How many cells the method has in the category, one per seed."""
+        return sum(place[1] == category for place in self._places[method])
 
     def mean(self, category: int | None = None) -> Mean:
         """Means over all categories, or over the seeds of one; counts of failures are summed over categories."""
@@ -194,11 +217,13 @@ def _ranking(sources: Sequence[Source]) -> Ranking:
         place = (methods.index(key[0]), names.index(key[1]), seeds.index(key[2]))
         placed[place] = source
         for condition, by_metric in figures[key].items():
-            for name, figure in by_metric.items():
-                where = (*place, condition_at[condition], metric_at[name])
-                value[where], low[where], high[where] = (_usable(n) for n in (figure.value, figure.low, figure.high))
-                if np.isnan(value[where]):
-                    notes[where] = figure.note or "not a usable number"
+            where, names_at = (*place, condition_at[condition]), [metric_at[name] for name in by_metric]
+            found = list(by_metric.values())
+            value[(*where, names_at)] = usable = _usable([figure.value for figure in found])
+            low[(*where, names_at)] = _usable([figure.low for figure in found])
+            high[(*where, names_at)] = _usable([figure.high for figure in found])
+            for i in np.flatnonzero(np.isnan(usable)).tolist():
+                notes[(*where, names_at[i])] = found[i].note or "not a usable number"
     _derive(value, metric_at, methods, conditions)
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
     return Ranking(
@@ -207,9 +232,10 @@ def _ranking(sources: Sequence[Source]) -> Ranking:
     )  # fmt: skip
 
 
-def _usable(number: float | None) -> float:
-    """The number, or NaN for one that is missing, infinite or beyond anything that a figure can be."""
-    return float(number) if number is not None and abs(number) <= LARGEST else math.nan
+def _usable(numbers: list[float | None]) -> FloatArray:
+    """The numbers, NaN for each that is missing, infinite or beyond anything that a figure can be."""
+    array = np.array(numbers, dtype=np.float64)
+    return np.where(np.abs(array) <= LARGEST, array, np.nan)
 
 
 def with_mean_shifts(ranking: Ranking) -> Ranking:

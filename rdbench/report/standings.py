@@ -106,7 +106,7 @@ class CriticalDifference:
     cells: int
 
 
-def critical_difference(ranking: Ranking, condition: int, most: int = 20) -> CriticalDifference | None:
+def critical_difference(ranking: Ranking, condition: int, most: int = 12) -> CriticalDifference | None:
     """Mean ranks by the lead figure of at most the `most` best methods; None with fewer than two methods or cells.
 
     Pairs are told apart by Wilcoxon's signed-rank test over the cells that all have, with Holm's correction.

@@ -100,7 +100,7 @@ def table_rows(
                 )
             )
         if not suffix:
-            table.append(Row(ranking.methods[m], m, tuple(figures), _lacks(ranking, m)))
+            table.append(Row(ranking.methods[m], m, tuple(figures), ranking.lacks[m]))
         elif any(figure.value is not None for figure in figures):
             table.append(Row(CONTROL_NAMES[suffix[1:]], None, tuple(figures)))
     lead = 1 + (columns.index(LEAD) if LEAD in columns else 0)
@@ -112,16 +112,6 @@ def _rank(rank: RankInterval | None, control: bool) -> Written:
         return Written(None, "" if control else UNDEFINED)
     low, high = f"{rank.low:.0f}", f"{rank.high:.0f}"
     return Written(rank.rank, low if low == high else f"{low}{DASH}{high}")
-
-
-def _lacks(ranking: Ranking, method: int) -> str:
-    """What keeps the method from being compared on the same terms, in words."""
-    places = [place for place in ranking.cells if place[0] == method]
-    seeds = {place[2] for place in places}
-    if not ranking.complete[method]:
-        categories = {place[1] for place in places}
-        return f"{len(categories)} of {len(ranking.categories)} categories: not ranked"
-    return "" if len(seeds) == len(ranking.seeds) else f"{len(seeds)} of {len(ranking.seeds)} seeds"
 
 
 def _bands(

@@ -30,9 +30,10 @@ def received(tmp_path):
 
 
 def shown(tmp_path, condition="clean", category=""):
-    """The only board's rows: (name or control's place, note, figures)."""
-    [view] = [content for name, content in received(tmp_path).items() if name.endswith(f"/{condition}")]
-    return view["views"][category]
+    """The only board's rows: (method, or -1 to -3 for the controls; note; figures)."""
+    part = f"{condition}/categories" if category else condition
+    [content] = [content for name, content in received(tmp_path).items() if name.endswith(f"/{part}")]
+    return content[category] if category else content["rows"]
 
 
 def test_every_ranking_has_its_table_and_says_what_it_is(make_cell, tmp_path):
@@ -93,7 +94,9 @@ def test_foreign_text_is_only_shown(make_cell, tmp_path):
     page = site([cell.model_copy(update={"interval": HOSTILE})], tmp_path)
     tags = read_tags(page)
     assert not {tag for tag, _ in tags} & {"img", "iframe", "object", "base"}
-    assert not [name for _, attributes in tags for name in attributes if name.startswith("on") or name == "style"]
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    styles = [attributes["style"] for _, attributes in tags if "style" in attributes]
+    assert all(re.fullmatch(r"--low: \d+; --at: \d+; --high: \d+", style) for style in styles)
     scripts = [attributes for tag, attributes in tags if tag == "script"]
     assert scripts[0] == {"type": "application/json", "class": "board-data"}
     assert all(list(script) == ["src"] and script["src"].startswith("static/") for script in scripts[1:])
@@ -204,11 +207,11 @@ def test_bands_are_whole_numbers_on_the_track(results, tmp_path):
 
 def test_every_condition_and_category_has_its_view(results, tmp_path):
     site(results, tmp_path)
-    data = received(tmp_path)
-    conditions = {name.partition("/")[2] for name in data} - {""}
-    assert conditions == {"clean", "lighting:3", "noise:3", "shifts:mean"}
+    data = {name.partition("/")[2]: content for name, content in received(tmp_path).items()}
+    conditions = {"clean", "lighting:3", "noise:3", "shifts:mean"}
+    assert set(data) == conditions | {f"{name}/categories" for name in conditions} | {"trends"}
     for name in conditions:
-        assert set(next(d for n, d in data.items() if n.endswith("/" + name))["views"]) == {"", "bolt", "grid", "label"}
+        assert set(data[f"{name}/categories"]) == {"bolt", "grid", "label"}
 
 
 def test_the_view_of_a_category_is_the_mean_over_its_seeds(make_cell, tmp_path):
