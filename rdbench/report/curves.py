@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdbench.benchmark.evaluate import FOLD_SEED, View, views
+from rdbench.errors import InputError
 from rdbench.metrics.calibration import (
     ReliabilityCurve,
     cross_fitted_probabilities,
@@ -73,6 +74,8 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
         advance()
         if source.predictions is None:
             continue
+        if not np.isfinite(source.result.threshold.value):
+            raise InputError(f"{source.origin}: the threshold of {source.result.spec} is not a finite number")
         by_condition = views(source.predictions())
         threshold = source.result.threshold.value
         for k, condition in enumerate(ranking.conditions):

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from rdbench.benchmark.results import CLEAN, CellResult, Predictions, Record, slug
@@ -82,9 +83,30 @@ def entry_predictions(entry: Entry, cell: CellResult, path: Path) -> Predictions
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
                 raise ValueError(f"unpacked they are larger than {MAX_BYTES // 1_000_000} MB")
-        return Predictions.load(io.BytesIO(content))  # type: ignore[arg-type]  # NumPy reads it like a file
+        predictions = Predictions.load(io.BytesIO(content))  # type: ignore[arg-type]  # NumPy reads it like a file
+        _check(predictions)
+        return predictions
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: the predictions of {cell.spec} cannot be used: {error}") from error
+
+
+def _check(predictions: Predictions) -> None:
+    """Raise ValueError if the arrays are not what `Predictions` says they are."""
+    p, conditions, images = predictions, len(predictions.conditions), len(predictions.images)
+    if not images or predictions.conditions[:1] != (CLEAN,) or len(set(predictions.conditions)) < conditions:
+        raise ValueError(f"they want images, and conditions that differ and start with {CLEAN!r}")
+    texts = {"parts": p.parts, "defects": p.defects, "lightings": p.lightings}
+    per_image = {"scores": p.scores, "uncertainties": p.uncertainties}
+    calibration = {"calibration_scores": p.calibration_scores, "calibration_uncertainties": p.calibration_uncertainties}
+    wrong = [name for name, array in texts.items() if array.shape != (images,) or array.dtype.kind != "U"]
+    wrong += [name for name, array in per_image.items() if array.shape != (conditions, images)]
+    wrong += [name for name, array in calibration.items() if array.ndim != 1 or not len(array)]
+    numbers = per_image | calibration | {"member_scores": p.member_scores}
+    wrong += [name for name, array in numbers.items() if array.dtype.kind != "f" or not np.isfinite(array).all()]
+    if p.labels.shape != (images,) or not np.isin(p.labels, (0, 1)).all():
+        wrong.append("labels")
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: wrong shape, type or values")
 
 
 def published(directory: Path | None = None) -> list[Source]:

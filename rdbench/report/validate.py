@@ -1,0 +1,104 @@
+"""Is a published entry what it says? All that can be computed again from the entry alone is, and must agree."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rdbench.benchmark.evaluate import evaluate_predictions
+from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Predictions
+from rdbench.errors import InputError
+from rdbench.report.columns import BOUNDED, describe
+from rdbench.report.entries import entry_predictions, read_entry
+
+TOLERANCE = 1e-6
+"""Relative; figures that are computed again agree to the last digits, on other machines nearly so."""
+
+
+def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> list[str]:
+    """What is wrong with the entry, one line each; nothing if all agrees.
+
+    Schema, place, protocol version, hashes of the predictions, every image figure and the threshold computed again from
+    them, and bounds of the figures that cannot be (pixels, cost). `advance` is called once per cell.
+    """
+    try:
+        entry = read_entry(path)
+    except InputError as error:
+        return [str(error)]
+    problems = []
+    specs = Counter(cell.spec.digest() for cell in entry.cells)
+    for cell in entry.cells:
+        if specs[cell.spec.digest()] > 1:
+            problems.append(f"{cell.spec}: the cell is there {specs[cell.spec.digest()]} times")
+            specs[cell.spec.digest()] = 1  # said once
+        if cell.spec.protocol != PROTOCOL_VERSION:
+            problems.append(f"{cell.spec}: protocol {cell.spec.protocol}, this rdbench has {PROTOCOL_VERSION}")
+        problems += [f"{cell.spec}: {problem}" for problem in _figures(cell)]
+        if cell.predictions_sha256 not in entry.predictions:
+            problems.append(f"{cell.spec}: its predictions are not in the entry, so nothing can be computed again")
+        else:
+            try:
+                predictions = entry_predictions(entry, cell, path)
+                problems += [f"{cell.spec}: {problem}" for problem in _disagreements(cell, predictions)]
+            except (InputError, ValueError) as error:
+                problems.append(f"{cell.spec}: {error}")
+        advance()
+    return problems
+
+
+def _figures(cell: CellResult) -> Iterator[str]:
+    """Figures that no evaluation can give."""
+    for condition, figures in cell.figures().items():
+        for name, figure in figures.items():
+            where = f"{condition}, {name}"
+            numbers = [n for n in (figure.value, figure.low, figure.high) if n is not None]
+            metric = describe(name)
+            if not all(math.isfinite(number) for number in numbers):
+                yield f"{where}: a number is not finite"
+            elif metric.unit == "fraction" and metric.family in BOUNDED and not all(0 <= n <= 1 for n in numbers):
+                yield f"{where}: {figure.value} is not between 0 and 1"
+            elif metric.family == "cost" and any(number < 0 for number in numbers):
+                yield f"{where}: {figure.value} is negative"
+            elif figure.low is not None and figure.high is not None and figure.low > figure.high:
+                yield f"{where}: the interval {figure.low} to {figure.high} is upside down"
+            elif figure.value is None and not figure.note:
+                yield f"{where}: undefined, and no note says why"
+
+
+def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
+    """Where the result and its stored predictions do not fit."""
+    split, labels = cell.split, predictions.labels
+    if (split.test, split.test_anomalous) != (len(labels), int(labels.sum())):
+        yield (
+            f"the result speaks of {split.test} test images, {split.test_anomalous} anomalous, the predictions of "
+            f"{len(labels)} and {int(labels.sum())}"
+        )
+    if split.calibration != len(predictions.calibration_scores):
+        yield f"{split.calibration} calibration images, but {len(predictions.calibration_scores)} calibration scores"
+    if predictions.conditions != cell.spec.conditions:
+        yield f"conditions {', '.join(cell.spec.conditions)}, but predictions for {', '.join(predictions.conditions)}"
+    threshold, image = evaluate_predictions(predictions, cell.threshold.alpha, resamples=0)
+    if not _agree(threshold.value, cell.threshold.value):
+        yield f"threshold {cell.threshold.value}, but the calibration scores give {threshold.value}"
+    for condition in sorted(image.keys() ^ cell.image.keys()):
+        yield f"condition {condition}: in the {'predictions' if condition in image else 'result'} only"
+    for condition in image.keys() & cell.image.keys():
+        again, said = image[condition], cell.image[condition]
+        for name in sorted(again.keys() | said.keys()):
+            found, given = again.get(name), said.get(name)
+            if found is None or given is None or not _agree(found.value, given.value):
+                yield f"{condition}, {name}: {_written(given)}, but the predictions give {_written(found)}"
+
+
+def _agree(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _written(figure: Figure | None) -> str:
+    if figure is None:
+        return "missing"
+    return "undefined" if figure.value is None else f"{figure.value:.6g}"

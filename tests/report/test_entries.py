@@ -1,0 +1,168 @@
+"""Publishing a run and checking what is published."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+
+import numpy as np
+import pytest
+
+from rdbench.benchmark.store import Store, sha256
+from rdbench.errors import InputError
+from rdbench.report.entries import published, stored, write_entries
+from rdbench.report.leaderboard import write_site
+from rdbench.report.validate import validate_entry
+from tests.report.conftest import make_source
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A run of two methods, with their predictions."""
+    folder = tmp_path_factory.mktemp("run")
+    store = Store(folder / "runs")
+    store.root.mkdir()
+    for method in ("tta", "mc_dropout"):
+        for seed in (0, 1):
+            source = make_source(method, seed=seed)
+            predictions = source.predictions()
+            predictions.save(folder / "p.npz")
+            labels = predictions.labels
+            split = source.result.split.model_copy(
+                update={"test": len(labels), "test_anomalous": int(labels.sum()), "calibration": 24}
+            )
+            result = source.result.model_copy(update={"predictions_sha256": sha256(folder / "p.npz"), "split": split})
+            store.write(result, folder / "p.npz")
+    return store
+
+
+@pytest.fixture
+def entry(store, tmp_path):
+    """The published entry of tta, a copy to play with."""
+    paths = write_entries(stored(store), tmp_path / "results")
+    assert [path.relative_to(tmp_path / "results").as_posix() for path in paths] == [
+        "toy/mc_dropout.json", "toy/tta.json",
+    ]  # fmt: skip
+    return paths[1]
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_published_run_is_valid_and_gives_the_same_site(store, entry, tmp_path):
+    assert validate_entry(entry) == []
+    directory = entry.parents[1]
+    assert [s.result for s in published(directory)] == [s.result for s in stored(store)]
+    own = write_site(stored(store), tmp_path / "own")
+    other = write_site(published(directory), tmp_path / "other")
+    for name in sorted(path.relative_to(own.parent) for path in own.parent.rglob("data/*/*.js")):
+        assert (own.parent / name).read_text() == (other.parent / name).read_text()
+    assert "toy/tta.json" in next(other.parent.glob("methods/*tta.html")).read_text()
+
+
+def test_nothing_to_publish_is_said(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match="no finished cell to publish"):
+        write_entries(stored(Store(tmp_path / "runs")), tmp_path / "results")
+
+
+def test_predictions_that_were_changed_are_not_published(store, tmp_path):
+    other = Store(tmp_path / "runs")
+    for directory, result in store.results():
+        other.root.mkdir(exist_ok=True)
+        target = other.write(result, directory / "predictions.npz")
+    (target / "predictions.npz").write_bytes(b"something else")
+    with pytest.raises(InputError, match="is not what the result was computed from"):
+        write_entries(stored(other), tmp_path / "results")
+
+
+def set_figure(value, name="augrc", part="image"):
+    def change(content):
+        content["cells"][1][part]["clean"][name]["value"] = value
+
+    return change
+
+
+def drop_predictions(content):
+    del content["predictions"][content["cells"][0]["predictions_sha256"]]
+
+
+def swap_predictions(content):
+    first, second = (cell["predictions_sha256"] for cell in content["cells"])
+    content["predictions"][first] = content["predictions"][second]
+
+
+def turn_interval(content):
+    content["cells"][0]["image"]["clean"]["ece"] |= {"low": 0.4, "high": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (set_figure(0.0001), "seed 1: clean, augrc: 0.0001, but the predictions give"),
+        (set_figure(None), "seed 1: clean, augrc: undefined, but the predictions give"),
+        (set_figure(1.5, "pixel_auroc", "pixel"), "clean, pixel_auroc: 1.5 is not between 0 and 1"),
+        (
+            lambda content: content["cells"][0]["cost"]["inference_ms"].update(value=-1),
+            "inference_ms: -1.0 is negative",
+        ),
+        (lambda content: content["cells"][0]["threshold"].update(value=0.1), "threshold 0.1, but the calibration"),
+        (lambda content: content["cells"][0]["spec"].update(protocol=99), "protocol 99, this rdbench has"),
+        (lambda content: content["cells"][0]["split"].update(test=61), "speaks of 61 test images"),
+        (lambda content: content["cells"][0]["split"].update(calibration=12), "12 calibration images, but 24"),
+        (lambda content: content["cells"].append(content["cells"][0]), "the cell is there 2 times"),
+        (lambda content: content["cells"][0]["image"].pop("noise:3"), "condition noise:3: in the predictions only"),
+        (lambda content: content["cells"][0]["image"]["clean"].pop("ece"), "clean, ece: missing, but"),
+        (turn_interval, "clean, ece: the interval 0.4 to 0.3 is upside down"),
+        (drop_predictions, "its predictions are not in the entry"),
+        (swap_predictions, "they are not what the result was computed from"),
+        (lambda content: content.pop("schema"), "schema: Field required"),
+    ],
+)
+def test_what_does_not_agree_is_named(entry, change, words):
+    edit(entry, change)
+    problems = validate_entry(entry)
+    assert any(words in problem for problem in problems), problems
+    assert not any("\n" in problem for problem in problems)
+
+
+def archive(**changes):
+    """A prediction archive with some arrays replaced, and its hash."""
+    predictions = make_source("tta").predictions()
+    arrays = {name: np.asarray(value) for name, value in vars(predictions).items()} | changes
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        archive(scores=np.zeros((4, 3), np.float32)),
+        archive(scores=np.full((4, 60), np.nan, np.float32)),
+        archive(labels=np.full(60, 2, np.int8)),
+        archive(parts=np.zeros(60)),
+        archive(calibration_scores=np.zeros(0, np.float32)),
+        archive(conditions=np.array(["clean"] * 4)),
+        archive(images=np.array([], dtype=str)),
+        archive(scores=np.zeros(200_000_000, np.int8)),
+    ],
+    ids=["no archive", "shape", "nan", "labels", "parts", "calibration", "conditions", "images", "bomb"],
+)
+def test_predictions_of_any_content_are_refused_in_one_line(entry, content, tmp_path):
+    def put(entry):
+        digest = hashlib.sha256(content).hexdigest()
+        entry["cells"][0]["predictions_sha256"] = digest
+        entry["predictions"][digest] = base64.b64encode(content).decode()
+
+    edit(entry, put)
+    [problem] = validate_entry(entry)
+    assert "the predictions of tta on toy/grid, seed 0 cannot be used" in problem
+    with pytest.raises(InputError, match="cannot be used"):
+        write_site(published(entry.parents[1]), tmp_path / "site")
