@@ -20,7 +20,7 @@ from rdbench.report.entries import Source
 from rdbench.report.entries import read_entries as read_entries
 from rdbench.report.libraries import write_libraries
 from rdbench.report.machine import leaderboard_csv, leaderboard_json
-from rdbench.report.pages import method_page, section
+from rdbench.report.pages import gallery, method_page, section
 from rdbench.report.rankings import make_rankings
 from rdbench.report.views import TRACK
 
@@ -59,8 +59,12 @@ def _write(boards: list[Board], out: Path) -> None:
         for path, script in data_scripts(board).items():
             _write_text(out / path, script)
         for m in range(len(board.ranking.methods)):
-            page = template.render(root="../", board=board.id, method=method_page(board, m, files))
+            kept = gallery(board, m)
+            page = template.render(root="../", board=board.id, method=method_page(board, m, files, kept))
             _write_text(out / board.page_of(m), page)
+            for name, picture in kept.items():
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(picture.path, out / name)
     sections = [section(board) for board in boards]
     _write_text(out / "index.html", environment.get_template("index.html").render(root="", rankings=sections))
     _write_text(out / "leaderboard.json", json.dumps(leaderboard_json(boards), ensure_ascii=False))

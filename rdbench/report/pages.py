@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rdbench.benchmark.results import CellResult
+from rdbench.benchmark.results import CellResult, slug
 from rdbench.registry import MethodFile
 from rdbench.report.boards import TEACHERS_APART, Board
 from rdbench.report.columns import describe, title, written, written_interval
+from rdbench.report.entries import Source
+from rdbench.report.gallery import Picture, pictures
 from rdbench.report.standings import LEAD
 from rdbench.report.views import CONTROL_NAMES, reference_method
 
@@ -115,8 +117,10 @@ def _pixels(board: Board) -> str:
     return f"{width} x {height} px"
 
 
-def method_page(board: Board, method: int, files: Mapping[str, MethodFile]) -> dict[str, Any]:
-    """All of one method on one board: what it is, per category and condition, cost, provenance, cells."""
+def method_page(
+    board: Board, method: int, files: Mapping[str, MethodFile], kept: Mapping[str, Picture]
+) -> dict[str, Any]:
+    """All of one method on one board: what it is, per category and condition, cost, provenance, cells; see `gallery`."""
     ranking, mean = board.ranking, board.mean
     sources = ranking.cells_of(method)
     cells = [source.result for source in sources]
@@ -150,7 +154,15 @@ def method_page(board: Board, method: int, files: Mapping[str, MethodFile]) -> d
         ],
         "provenance": provenance(cells),
         "commands": commands(cells),
-        "gallery": [],
+        "gallery": [
+            {
+                "path": path,
+                "role": f"{picture.category}, {picture.choice.role}.",
+                "text": picture.text,
+                "alt": f"Image, anomaly map and uncertainty map of {picture.text}",
+            }
+            for path, picture in kept.items()
+        ],
         "cells": [
             {
                 "category": source.result.spec.category,
@@ -164,6 +176,19 @@ def method_page(board: Board, method: int, files: Mapping[str, MethodFile]) -> d
             }
             for source in sources
         ],
+    }
+
+
+def gallery(board: Board, method: int) -> dict[str, Picture]:
+    """The pictures of the method's first seed in each category, by their path below the site."""
+    first: dict[str, Source] = {}
+    for source in board.ranking.cells_of(method):
+        first.setdefault(source.result.spec.category, source)
+    folder = f"gallery/{board.id}-{slug(board.ranking.methods[method])}"
+    return {
+        f"{folder}/{slug(category)}-{picture.choice.file}": picture
+        for category, source in first.items()
+        for picture in pictures(source)
     }
 
 
