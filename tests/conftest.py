@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rdbench.rd.runtime import share_cores
 from tests.command import Command, in_process
+
+share_cores()  # before any test imports torch
 
 
 @pytest.fixture(autouse=True)

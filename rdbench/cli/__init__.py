@@ -22,6 +22,7 @@ from rdbench.cli.common import (
     stdout,
 )
 from rdbench.errors import InputError
+from rdbench.rd.runtime import share_cores
 
 app = typer.Typer(
     name="rdbench",
@@ -185,6 +186,7 @@ def options(
 
 def main() -> Any:
     """Entry point: what is wrong with the input becomes one line and exit code 2."""
+    share_cores()
     try:
         return app()
     except InputError as error:

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rdbench.errors import InputError
-from rdbench.rd.allocator import keep_freed_memory
+from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.embedded import EmbeddedNet
 from rdbench.rd.teacher import load_teacher
 from rdbench.rd.textures import GROUP, draw
@@ -100,7 +100,7 @@ def main(
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         step, before = saved["step"], saved["seconds"]
-    start = last_save = time.monotonic()
+    begun, start, last_save = step, time.monotonic(), time.monotonic()
 
     def elapsed() -> float:
         return before + time.monotonic() - start
@@ -134,7 +134,7 @@ def main(
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         average.update_parameters(network)
-        errors = errors.lerp(error.detach(), max(0.01, 1 / (step % 1000 + 1)))
+        errors = errors.lerp(error.detach(), max(0.01, 1 / (step - begun + 1)))
         step += 1
         if step % 25 == 0:
             shown = "  ".join(f"{rebuild:.3f} {cosine:.3f}" for rebuild, cosine in errors.tolist())

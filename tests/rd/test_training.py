@@ -7,7 +7,7 @@ from torch import nn
 
 from rdbench.errors import InputError
 from rdbench.protocol import Batch
-from rdbench.rd.allocator import keep_freed_memory
+from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import autocast, resolve_precision
 from rdbench.rd.student import build_student
