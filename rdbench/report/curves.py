@@ -87,7 +87,7 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
             errors = wrong(view, threshold)
             if errors.any():
                 resampled, augrc[m, c, s, k] = _risk_replicates(view, errors)
-                risks["risk_low"][m, c, s, k], risks["risk_high"][m, c, s, k] = np.nanpercentile(
+                risks["risk_low"][m, c, s, k], risks["risk_high"][m, c, s, k] = np.percentile(
                     resampled, [2.5, 97.5], axis=0
                 )
             free = controls(errors, view.scores, threshold)

@@ -120,7 +120,7 @@ def _pixels(board: Board) -> str:
 def method_page(
     board: Board, method: int, files: Mapping[str, MethodFile], kept: Mapping[str, Picture]
 ) -> dict[str, Any]:
-    """All of one method on one board: what it is, per category and condition, cost, provenance, cells; see `gallery`."""
+    """All of one method on one board: what it is, per category and condition, cost, provenance, cells."""
     ranking, mean = board.ranking, board.mean
     sources = ranking.cells_of(method)
     cells = [source.result for source in sources]
