@@ -29,8 +29,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rdbench.errors import InputError
-from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.embedded import EmbeddedNet
+from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.teacher import load_teacher
 from rdbench.rd.textures import GROUP, draw
 

@@ -279,10 +279,12 @@ def draw(count: int, size: int, generator: torch.Generator) -> Tensor:
     for _ in range(2):
         masks = torch.cat([_mask(dice, MASKS[dice.pick(len(MASKS))](dice)) for _ in groups])
         others = images[torch.randperm(count, generator=generator, device=images.device)]
-        relief = others.mean(1, keepdim=True) * 2
-        others = torch.where(dice.chance(0.3, count, 1, 1, 1) > 0, images * relief, others)
+        relief = images * others.mean(1, keepdim=True) * 2
+        stain = images * (1 + 0.3 * dice.normal(count, 1, 1, 1) + 0.2 * dice.normal(count, 3, 1, 1))
+        kind = dice.uniform(0, 1, count, 1, 1, 1)
+        others = torch.where(kind < 0.25, relief, torch.where(kind < 0.55, stain, others))
         images = torch.lerp(images, others, masks * dice.chance(0.6, count, 1, 1, 1))
-    return torch.cat([_photograph(dice, group) for group in images.split(GROUP)])
+    return torch.cat([_photograph(dice, group) for group in torch.split(images, GROUP)])
 
 
 def _standardise(field: Tensor) -> Tensor:
