@@ -1,0 +1,129 @@
+"""How sure a ranking is: ties with the best, rank intervals, the least difference, critical differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rdbench.metrics import selective
+from rdbench.report.boards import make_board
+from rdbench.report.curves import REVIEWED, read_evidence
+from rdbench.report.rankings import make_rankings
+from rdbench.report.standings import (
+    best_and_tied,
+    critical_difference,
+    lead_replicates,
+    least_difference,
+    rank_methods,
+)
+
+
+def ranking_of(make_cell, values, categories=("a", "b", "c", "d"), seeds=(0, 1)):
+    """A ranking of methods whose AUGRC is given, with the intervals of `make_cell`: 0.04 below and 0.03 above."""
+    [ranking] = make_rankings(
+        make_cell(method, category, seed, figures={"augrc": value})
+        for method, value in values.items()
+        for category in categories
+        for seed in seeds
+    )
+    return ranking
+
+
+def test_the_tie_with_the_best_ends_where_the_difference_leaves_its_interval(make_cell):
+    # four categories without spread over seeds: half widths 0.04 / 2 and 0.03 / 2, together hypot(0.02, 0.015) = 0.025
+    for difference, expected in ((0.0249, True), (0.0251, False)):
+        ranking = ranking_of(make_cell, {"best": 0.1, "other": 0.1 + difference})
+        f = ranking.metrics.index("augrc")
+        best, tied = best_and_tied(ranking, ranking.mean(), 0)
+        assert best[f] == 0
+        assert tied[:, f].tolist() == [False, expected]
+
+
+def test_more_methods_make_ties_wider(make_cell):
+    few = ranking_of(make_cell, {"best": 0.1, "other": 0.128})
+    many = ranking_of(make_cell, {"best": 0.1, "other": 0.128, **{f"m{i}": 0.5 for i in range(10)}})
+    for ranking, expected in ((few, False), (many, True)):
+        _, tied = best_and_tied(ranking, ranking.mean(), 0)
+        assert tied[ranking.methods.index("other"), ranking.metrics.index("augrc")] == expected
+
+
+def test_higher_is_better_where_the_catalogue_says_so(make_cell):
+    cells = [make_cell(m, figures={"image_auroc": v}) for m, v in (("x", 0.6), ("y", 0.9))]
+    [ranking] = make_rankings(cells)
+    best, _ = best_and_tied(ranking, ranking.mean(), 0)
+    assert ranking.methods[best[ranking.metrics.index("image_auroc")]] == "y"
+    assert best[ranking.metrics.index("failures")] == -1
+
+
+def test_ranks_of_methods_far_apart_are_certain_and_of_equals_are_not(make_cell):
+    apart = ranking_of(make_cell, {"x": 0.1, "y": 0.5, "z": 0.9})
+    ranks = rank_methods(apart, lead_replicates(apart, 0, None))
+    assert [(r.low, r.high) for r in ranks.values()] == [(1, 1), (2, 2), (3, 3)]
+    equal = ranking_of(make_cell, {"x": 0.3, "y": 0.3, "z": 0.3})
+    ranks = rank_methods(equal, lead_replicates(equal, 0, None))
+    assert [(r.low, r.high) for r in ranks.values()] == [(1, 3)] * 3
+
+
+def test_only_complete_methods_with_failures_have_a_rank(make_cell):
+    cells = [make_cell(m, c) for m in ("x", "y") for c in ("a", "b")]
+    cells += [make_cell("partial", "a"), *(make_cell("perfect", c, failures=0) for c in ("a", "b"))]
+    [ranking] = make_rankings(cells)
+    ranks = rank_methods(ranking, lead_replicates(ranking, 0, None))
+    assert {ranking.methods[m] for m in ranks} == {"x", "y"}
+
+
+def test_the_least_difference_follows_from_the_intervals(make_cell):
+    ranking = ranking_of(make_cell, {"x": 0.3, "y": 0.3})
+    # a category's half width is 0.035 on the average; four of them, two methods: 0.035 / 2 * sqrt(2)
+    least = least_difference(ranking, lead_replicates(ranking, 0, None))
+    assert least == pytest.approx(0.035 / 2 * np.sqrt(2), rel=0.2)
+
+
+def test_critical_differences_need_cells(make_cell):
+    values = {"x": 0.1, "y": 0.2, "z": 0.3}
+    few = critical_difference(ranking_of(make_cell, values, categories=("a", "b")), 0)
+    assert few.groups == ((0, 2),)
+    assert few.cells == 4
+    many = critical_difference(ranking_of(make_cell, values, categories=tuple("abcdefgh")), 0)
+    assert many.ranks == (1.0, 2.0, 3.0)
+    assert many.groups == ()
+    assert critical_difference(ranking_of(make_cell, {"x": 0.1}), 0) is None
+
+
+def test_predictions_make_ranks_narrower_than_independent_draws(sources):
+    [ranking] = make_rankings(sources)
+    evidence = read_evidence(ranking)
+    joint = least_difference(ranking, lead_replicates(ranking, 0, evidence.augrc))
+    apart = least_difference(ranking, lead_replicates(ranking, 0, None))
+    assert 0 < joint < apart
+
+
+def test_curves_agree_with_the_figures_of_the_table(sources):
+    board = make_board(make_rankings(sources)[0])
+    ranking = board.ranking
+    for m, name in enumerate(ranking.methods):
+        cells = [source for source in sources if source.result.spec.method == name]
+        curves = board.evidence.curves[m, 0]
+        error = np.mean([s.result.image["clean"]["error_rate"].value for s in cells])
+        assert curves.risks["risk"][0] == pytest.approx(error)
+        assert curves.risks["risk_oracle"][0] == pytest.approx(error)
+        at = int(np.flatnonzero(np.isclose(REVIEWED, 0.2))[0])
+        risk = np.mean([s.result.image["clean"]["risk_at_80"].value for s in cells])
+        assert curves.risks["risk"][at] == pytest.approx(risk, abs=0.02)
+        assert (curves.risks["risk_low"] <= curves.risks["risk"] + 1e-12).all()
+        assert (curves.risks["risk"] <= curves.risks["risk_high"] + 1e-12).all()
+        fnr = np.mean([s.result.image["clean"]["fnr"].value for s in cells])
+        assert curves.shares["misses"][0] == pytest.approx(fnr)
+        assert curves.shares["misses"][-1] == curves.shares["alarms"][-1] == 0
+        assert curves.shares["reviewed_anomalous"][[0, -1]].tolist() == pytest.approx([0, 1])
+
+
+def test_resampled_augrc_is_that_of_the_metrics(sources):
+    [ranking] = make_rankings(sources)
+    evidence = read_evidence(ranking)
+    predictions, threshold = sources[0].predictions(), sources[0].result.threshold.value
+    errors = (predictions.scores[0] > threshold) != (predictions.labels == 1)
+    plain = selective.augrc(errors.astype(float), predictions.uncertainties[0])
+    place = next(p for p, source in ranking.cells.items() if source is sources[0])
+    replicates = evidence.augrc[(*place, 0)]
+    assert np.nanmean(replicates) == pytest.approx(plain, rel=0.1)
