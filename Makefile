@@ -36,10 +36,12 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 speed: install
 	$(BIN)/python tests/speed/metrics.py
+	$(BIN)/python tests/speed/evaluate.py
+	$(BIN)/python tests/speed/leaderboard.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

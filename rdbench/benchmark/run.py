@@ -14,8 +14,8 @@ from rdbench.benchmark.store import open_store
 from rdbench.datasets import load_category
 from rdbench.datasets.base import Category
 from rdbench.errors import InputError
-from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.precision import resolve_precision
+from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.teacher import Teacher, load_teacher
 from rdbench.registry import BrokenMethod, load_method
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rdbench import __version__
-from rdbench.cli import data, methods
+from rdbench.cli import data, methods, pages
 from rdbench.cli.common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -36,6 +36,8 @@ app.add_typer(methods.app, name="methods")
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.shifts_app, name="shifts")
 app.command()(data.export)
+for command in (pages.leaderboard, pages.report, pages.predict, pages.submit, pages.validate):
+    app.command()(command)
 
 
 @app.command()
@@ -148,25 +150,6 @@ def results(
     else:
         rows = tidy(found)
         sys.stdout.write(as_csv(rows) if format == "csv" else as_json(rows))
-
-
-@app.command()
-def leaderboard(
-    runs: Annotated[Path, typer.Option(help="A directory that `rdbench run` wrote.")] = Path("runs"),
-    results: Annotated[Path | None, typer.Option(help="Published entries; else those of this installation.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("site"),
-) -> None:
-    """Write the leaderboard as a page that opens from the file system."""
-    from rdbench.benchmark.progress import Reporter
-    from rdbench.benchmark.store import open_store
-    from rdbench.report.entries import published, stored
-    from rdbench.report.leaderboard import write_site
-
-    own = stored(open_store(runs, create=False)) if runs.is_dir() else []
-    cells = [*own, *published(results)]
-    with Reporter(stderr) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
-        page = write_site(cells, out, step.advance)
-    say(f"leaderboard written: {page}")
 
 
 def _version(value: bool) -> None:

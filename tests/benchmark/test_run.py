@@ -161,6 +161,35 @@ def test_the_page_is_written(rdbench: Command, runs: Path, tmp_path: Path) -> No
     page = (tmp_path / "site" / "index.html").read_text()
     assert "deep_ensemble" in page
     assert str(tmp_path / "site" / "index.html") in done.out
+    assert rdbench("report", runs, "--out", tmp_path / "report").code == 0
+    assert "deep_ensemble" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_entries_are_made_and_checked(rdbench: Command, runs: Path, tmp_path: Path) -> None:
+    assert rdbench("submit", runs, "--out", tmp_path).code == 0
+    entries = sorted((tmp_path / "mvtec_ad2").glob("*.json"))
+    assert [entry.stem for entry in entries] == sorted(METHODS.split(","))
+    assert rdbench("validate", *entries).code == 0
+    entries[0].write_text(entries[0].read_text().replace('"value": 0.', '"value": 0.1', 1))
+    assert rdbench("validate", *entries).code == 1
+    assert rdbench("leaderboard", "--results", tmp_path, "--runs", tmp_path / "none", "--out", tmp_path / "s").code == 0
+
+
+def test_single_images_get_a_decision_and_a_figure(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    given = ("--root", root, "--out", tmp_path / "runs", "-m", "tta", "--keep-models")
+    assert rdbench("run", "--dataset", "mvtec_ad2", *QUICK, *given).code == 0
+    ((directory, result),) = Store(tmp_path / "runs").results()
+    image = root / "vial/test_public/bad/000_regular.png"
+    done = rdbench("predict", directory, image, "--weights", "random", "--out", tmp_path / "figures")
+    assert done.code == 0, done.err
+    predictions = read_predictions(directory, result)
+    index = next(i for i, key in enumerate(predictions.images) if key.endswith("bad/000_regular"))
+    score = float(predictions.scores[0, index])
+    assert f"score {score:.4g}, threshold {result.threshold.value:.4g}" in done.out
+    assert ("anomalous" if score > result.threshold.value else "normal") in done.out
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["000-000_regular.png"]
+    (tmp_path / "no.png").write_bytes(b"no image")
+    assert rdbench("predict", directory, tmp_path / "no.png", "--weights", "random").code == 2
 
 
 def test_pixel_figures_at_another_size_are_other_cells(rdbench: Command, root: Path, tmp_path: Path) -> None:

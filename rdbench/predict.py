@@ -1,0 +1,71 @@
+"""Single images through a kept method: what an inspection engineer asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rdbench.benchmark.images import to_numpy
+from rdbench.benchmark.kept import KeptMethod
+from rdbench.benchmark.store import RESULT, read_predictions, read_result
+from rdbench.datasets.base import ImageRecord
+from rdbench.datasets.files import read_image
+from rdbench.errors import InputError
+from rdbench.metrics.detection import conformal_threshold
+from rdbench.report.gallery import draw
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a method says of one image."""
+
+    path: Path
+    score: float
+    threshold: float
+    uncertainty: float
+    review: bool
+    """Whether it is more uncertain than nine in ten normal calibration images are."""
+
+    @property
+    def anomalous(self) -> bool:
+        """The decision."""
+        return self.score > self.threshold
+
+
+def predict_images(
+    cell: Path, paths: Sequence[Path], out: Path | None, weights: str | None, device: str, methods_dir: Path | None
+) -> Iterator[Said]:
+    """What the cell's method says of each image; with `out`, a figure of each is drawn there.
+
+    Raises InputError for a cell without a kept model, an image that cannot be read, or an `out` that cannot be written.
+    """
+    result = read_result(cell / RESULT)
+    model = KeptMethod(cell, result, weights, device, methods_dir)
+    calibration = read_predictions(cell, result).calibration_uncertainties
+    doubtful = conformal_threshold(calibration, result.threshold.alpha).value
+    height, width = result.spec.image_size
+    for number, path in enumerate(paths):
+        pixels = read_image(ImageRecord(key=path.stem, label=0, part="", path=path))
+        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+        prediction = model.predict(np.asarray(resized)[None])
+        if out is not None:
+            unsure = prediction.uncertainty_map
+            figure = draw(
+                pixels,
+                to_numpy(prediction.anomaly_map[0]),
+                result.threshold.value,
+                None if unsure is None else to_numpy(unsure[0]),
+            )
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                figure.save(out / f"{number:03}-{path.stem}.png")
+            except OSError as error:
+                raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
+        uncertainty = float(prediction.uncertainty[0])
+        yield Said(
+            path, float(prediction.anomaly_score[0]), result.threshold.value, uncertainty, uncertainty > doubtful
+        )
