@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rdbench.benchmark.evaluate import evaluate_predictions
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Predictions
+from rdbench.datasets.catalogue import DATASETS
 from rdbench.errors import InputError
 from rdbench.report.columns import BOUNDED, describe
 from rdbench.report.entries import entry_predictions, read_entry
@@ -20,8 +21,9 @@ TOLERANCE = 1e-6
 def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> list[str]:
     """What is wrong with the entry, one line each; nothing if all agrees.
 
-    Schema, place, protocol version, hashes of the predictions, every image figure and the threshold computed again from
-    them, and bounds of the figures that cannot be (pixels, cost). `advance` is called once per cell.
+    Schema, place, protocol version, official categories and counts, hashes of the predictions, every image figure and
+    the threshold computed again from them, and bounds of the figures that cannot be (pixels, cost). `advance` is called
+    once per cell.
     """
     try:
         entry = read_entry(path)
@@ -35,7 +37,7 @@ def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> li
             specs[cell.spec.digest()] = 1  # said once
         if cell.spec.protocol != PROTOCOL_VERSION:
             problems.append(f"{cell.spec}: protocol {cell.spec.protocol}, this rdbench has {PROTOCOL_VERSION}")
-        problems += [f"{cell.spec}: {problem}" for problem in _figures(cell)]
+        problems += [f"{cell.spec}: {problem}" for problem in (*_official(cell), *_figures(cell))]
         if cell.predictions_sha256 not in entry.predictions:
             problems.append(f"{cell.spec}: its predictions are not in the entry, so nothing can be computed again")
         else:
@@ -46,6 +48,18 @@ def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> li
                 problems.append(f"{cell.spec}: {error}")
         advance()
     return problems
+
+
+def _official(cell: CellResult) -> Iterator[str]:
+    """Why a cell that calls its data official cannot be."""
+    spec, split = cell.spec, cell.split
+    counts = DATASETS[spec.dataset].counts if spec.dataset in DATASETS else None
+    if split.custom:
+        return
+    if counts is None or spec.category not in counts:
+        yield f"{spec.category} is not an official category of {spec.dataset}, yet the result does not say custom"
+    elif counts[spec.category].get("test", split.test) != split.test:
+        yield f"{split.test} test images where the official set has {counts[spec.category]['test']}"
 
 
 def _figures(cell: CellResult) -> Iterator[str]:

@@ -26,7 +26,7 @@ def store(tmp_path_factory):
     store.root.mkdir()
     for method in ("tta", "mc_dropout"):
         for seed in (0, 1):
-            source = make_source(method, seed=seed)
+            source = make_source(method, "fabric", seed)
             predictions = source.predictions()
             predictions.save(folder / "p.npz")
             labels = predictions.labels
@@ -81,6 +81,11 @@ def test_predictions_that_were_changed_are_not_published(store, tmp_path):
         write_entries(stored(other), tmp_path / "results")
 
 
+def call_official(content):
+    for cell in content["cells"]:
+        cell["spec"]["dataset"] = "mvtec_ad"
+
+
 def set_figure(value, name="augrc", part="image"):
     def change(content):
         content["cells"][1][part]["clean"][name]["value"] = value
@@ -118,6 +123,7 @@ def turn_interval(content):
         (lambda content: content["cells"].append(content["cells"][0]), "the cell is there 2 times"),
         (lambda content: content["cells"][0]["image"].pop("noise:3"), "condition noise:3: in the predictions only"),
         (lambda content: content["cells"][0]["image"]["clean"].pop("ece"), "clean, ece: missing, but"),
+        (call_official, "is filed in the wrong place"),
         (turn_interval, "clean, ece: the interval 0.4 to 0.3 is upside down"),
         (drop_predictions, "its predictions are not in the entry"),
         (swap_predictions, "they are not what the result was computed from"),
@@ -163,6 +169,19 @@ def test_predictions_of_any_content_are_refused_in_one_line(entry, content, tmp_
 
     edit(entry, put)
     [problem] = validate_entry(entry)
-    assert "the predictions of tta on toy/grid, seed 0 cannot be used" in problem
+    assert "the predictions of tta on toy/fabric, seed 0 cannot be used" in problem
     with pytest.raises(InputError, match="cannot be used"):
         write_site(published(entry.parents[1]), tmp_path / "site")
+
+
+def test_a_category_that_is_not_official_must_say_custom(tmp_path):
+    for dataset, category, words in (
+        ("mvtec_ad", "tyres", "tyres is not an official category of mvtec_ad"),
+        ("mvtec_ad", "bottle", "60 test images where the official set has 83"),
+        ("elsewhere", "bottle", "bottle is not an official category of elsewhere"),
+    ):
+        path = tmp_path / dataset / "tta.json"
+        path.parent.mkdir(exist_ok=True)
+        cells = [json.loads(make_source("tta", category, dataset=dataset).result.model_dump_json())]
+        path.write_text(json.dumps({"schema": 1, "cells": cells}))
+        assert any(words in problem for problem in validate_entry(path))
