@@ -51,7 +51,7 @@ def predict_images(
     for number, path in enumerate(paths):
         pixels = read_image(ImageRecord(key=path.stem, label=0, part="", path=path))
         resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        prediction = model.predict(np.asarray(resized)[None])
+        prediction = model.predict(np.array(resized)[None])
         if out is not None:
             unsure = prediction.uncertainty_map
             figure = draw(

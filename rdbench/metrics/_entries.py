@@ -113,9 +113,11 @@ def _localization() -> list[Metric]:
             "decided by value > threshold",
             "no anomalous pixel",
         ),
-        row(
+        Metric(
             "ause",
+            "localization",
             "lower",
+            "multiple of the mean error",
             "area between the sparsification curves of uncertainty map and error, relative to the mean error",
             "Ilg et al. 2018",
             _ORDERS,
