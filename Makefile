@@ -26,7 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/rdbench run --method $(METHODS) --dataset toy --epochs 10 --shift lighting:3 --out $(DEMO)/runs
+	$(BIN)/rdbench run --method $(METHODS) --dataset toy --epochs 5 --shift lighting:3 \
+		-o deep_ensemble.members=3 -o mc_dropout.samples=10 --out $(DEMO)/runs
 	$(BIN)/rdbench leaderboard --runs $(DEMO)/runs --out $(DEMO)/site
 	@echo "Open $(CURDIR)/$(DEMO)/site/index.html"
 

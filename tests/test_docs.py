@@ -51,12 +51,13 @@ def test_what_make_demo_runs_works(rdbench: Command, tmp_path: Path) -> None:
     make = shutil.which("make")
     assert make, "make is not installed"
     planned = subprocess.run([make, "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    commands = [shlex.split(line)[1:] for line in planned.splitlines() if line.startswith(".venv/bin/rdbench ")]
+    lines = planned.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/rdbench ")]
     assert [command[0] for command in commands] == ["run", "leaderboard"]
     for command in commands:
         command = [argument.replace("demo/", f"{tmp_path}/") for argument in command]
         if command[0] == "run":
-            command += [*QUICK, "--category", "fabric", "-o", "samples=2", "-o", "members=2"]
+            command += [*QUICK, "--category", "twill", "-o", "deep_ensemble.members=2", "-o", "mc_dropout.samples=2"]
         done = rdbench(*command)
         assert done.code == 0, done.err
     assert (tmp_path / "site" / "index.html").is_file()

@@ -84,7 +84,7 @@ DATASETS: dict[str, DatasetInfo] = {
             url="",
             size="nothing to download",
             counts=_counts(
-                ("train", "validation", "test"), dict.fromkeys(("fabric", "flange", "tablets"), (60, 12, 60))
+                ("train", "validation", "test"), dict.fromkeys(("flange", "tablets", "twill"), (60, 12, 60))
             ),
         ),
         DatasetInfo(

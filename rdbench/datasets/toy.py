@@ -33,7 +33,7 @@ TRAIN, CALIBRATION, PARTS = 60, 12, 10
 """Training images, calibration images, and test parts of either kind (good, defective)."""
 
 CONTRASTS: dict[str, tuple[float, ...]] = {
-    "fabric": (0.08, 1.0, 0.45, 0.3, 0.8, 0.9, 0.15, 0.8, 0.65, 0.5),
+    "twill": (0.15, 1.0, 0.6, 0.45, 0.9, 1.0, 0.3, 0.9, 0.8, 0.65),
     "flange": (0.15, 1.0, 0.6, 0.5, 1.0, 0.9, 0.4, 0.9, 1.0, 0.7),
     "tablets": (0.15, 1.0, 0.6, 0.4, 1.0, 1.0, 0.3, 0.9, 0.8, 0.7),
 }

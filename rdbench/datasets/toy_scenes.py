@@ -31,7 +31,7 @@ Layer = tuple[Array, Array]
 Scene = tuple[Array, Callable[[str, Generator], Layer]]
 
 
-def fabric(rng: Generator, light: float) -> Scene:
+def twill(rng: Generator, light: float) -> Scene:
     """A twill weave with uneven threads, turned and shifted a little from part to part."""
     px, py = pixels()
     turn, pitch = rng.normal(0, 0.015), rng.uniform(7.8, 8.2)
@@ -185,7 +185,7 @@ def flange(rng: Generator, light: float) -> Scene:
 
 
 SCENES: dict[str, tuple[Callable[[Generator, float], Scene], tuple[str, ...]]] = {
-    "fabric": (fabric, ("hole", "missing_thread", "slub", "stain", "weave_fault")),
+    "twill": (twill, ("hole", "missing_thread", "slub", "stain", "weave_fault")),
     "flange": (flange, ("blocked_hole", "nick", "rust", "scratch", "worn_print")),
     "tablets": (tablets, ("chip", "crack", "discoloured", "missing", "spot")),
 }

@@ -72,9 +72,6 @@ DERIVED = {
 }  # fmt: skip
 """Figures that tables show beside the catalogue's, computed cell by cell from them."""
 
-BOUNDED = ("detection", "localization", "selective", "calibration")
-"""Families whose fractions lie between 0 and 1."""
-
 
 def title(metric: str) -> str:
     """The short title of a metric; a control's is that of its metric with the control's name."""
@@ -89,6 +86,16 @@ def describe(metric: str) -> Metric:
     """The catalogue's entry; a metric from a newer rdbench that it does not know has no direction."""
     unknown = Metric(metric, "", "none", "", "not known to this version of rdbench", "")
     return DERIVED.get(metric) or METRICS.get(metric, unknown)
+
+
+def signed(metric: Metric) -> bool:
+    """Whether the figure can be below zero."""
+    return metric.unit in ("difference", "correlation") or metric.name == "auroc_drop" or metric.direction == "none"
+
+
+def bounded(metric: Metric) -> bool:
+    """Whether the figure lies between 0 and 1."""
+    return metric.unit == "fraction" and not signed(metric)
 
 
 def written(metric: str, value: float) -> str:

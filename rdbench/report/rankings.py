@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
-from rdbench.report.columns import BOUNDED, DERIVED, describe
+from rdbench.report.columns import DERIVED, bounded, describe, signed
 from rdbench.report.entries import Source
 from rdbench.report.variants import method_labels
 
@@ -121,13 +121,14 @@ class Ranking:
         value, low, high = mean_interval(cells, self.low[:, chosen], self.high[:, chosen])
         for index, name in enumerate(self.metrics):
             metric = describe(name)
-            if metric.unit == "fraction" and metric.family in BOUNDED:
-                np.maximum(low[..., index], 0.0, out=low[..., index])
-                np.minimum(high[..., index], 1.0, out=high[..., index])
-            elif metric.name == "failures":
+            if metric.name == "failures":
                 categories = (~np.isnan(cells[..., index])).any(axis=2).sum(axis=1)
                 for array in (value, low, high):
                     array[..., index] *= categories
+            if not signed(metric):
+                np.maximum(low[..., index], 0.0, out=low[..., index])
+            if bounded(metric):
+                np.minimum(high[..., index], 1.0, out=high[..., index])
         return Mean(value, low, high, defined)
 
 

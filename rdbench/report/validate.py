@@ -11,7 +11,7 @@ from rdbench.benchmark.evaluate import evaluate_predictions
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Predictions
 from rdbench.datasets.catalogue import DATASETS
 from rdbench.errors import InputError
-from rdbench.report.columns import BOUNDED, describe
+from rdbench.report.columns import bounded, describe
 from rdbench.report.entries import entry_predictions, read_entry
 
 TOLERANCE = 1e-6
@@ -71,7 +71,7 @@ def _figures(cell: CellResult) -> Iterator[str]:
             metric = describe(name)
             if not all(math.isfinite(number) for number in numbers):
                 yield f"{where}: a number is not finite"
-            elif metric.unit == "fraction" and metric.family in BOUNDED and not all(0 <= n <= 1 for n in numbers):
+            elif bounded(metric) and not all(0 <= n <= 1 for n in numbers):
                 yield f"{where}: {figure.value} is not between 0 and 1"
             elif metric.family == "cost" and any(number < 0 for number in numbers):
                 yield f"{where}: {figure.value} is negative"

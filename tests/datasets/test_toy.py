@@ -107,8 +107,8 @@ def test_fingerprints_tell_categories_apart():
 
 
 def test_unknown_category_offers_the_nearest():
-    with pytest.raises(InputError, match="did you mean fabric"):
-        toy.load("fabrik")
+    with pytest.raises(InputError, match="did you mean twill"):
+        toy.load("twil")
 
 
 @pytest.fixture

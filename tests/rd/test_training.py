@@ -7,9 +7,9 @@ from torch import nn
 
 from rdbench.errors import InputError
 from rdbench.protocol import Batch
-from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import autocast, resolve_precision
+from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.student import build_student
 from rdbench.rd.training import TrainingSettings, train_student
 

@@ -26,7 +26,7 @@ def store(tmp_path_factory):
     store.root.mkdir()
     for method in ("tta", "mc_dropout"):
         for seed in (0, 1):
-            source = make_source(method, "fabric", seed)
+            source = make_source(method, "tablets", seed)
             predictions = source.predictions()
             predictions.save(folder / "p.npz")
             labels = predictions.labels
@@ -169,7 +169,7 @@ def test_predictions_of_any_content_are_refused_in_one_line(entry, content, tmp_
 
     edit(entry, put)
     [problem] = validate_entry(entry)
-    assert "the predictions of tta on toy/fabric, seed 0 cannot be used" in problem
+    assert "the predictions of tta on toy/tablets, seed 0 cannot be used" in problem
     with pytest.raises(InputError, match="cannot be used"):
         write_site(published(entry.parents[1]), tmp_path / "site")
 
