@@ -87,6 +87,13 @@ rdbench.plots = (() => {
     );
   }
 
+  // Room for the values and a little of their intervals: one wide interval must not flatten all lines.
+  function room(values, least = -Infinity, most = Infinity) {
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const pad = Math.max(0.5 * (high - low), 0.02);
+    return [Math.max(low - pad, least), Math.min(high + pad, most)];
+  }
+
   const percent = { tickformat: ".0%" };
 
   // Cost against benefit: a method is on the front if none is at least as good in both and better in one.
@@ -159,7 +166,8 @@ rdbench.plots = (() => {
       for (const [name, y, dash] of [["threshold margin", controls.risk_margin, "dash"], ["oracle", controls.risk_oracle, "dot"], ["chance", coverage.map(() => all), "longdash"]])
         traces.push({ x: coverage, y, name, mode: "lines", line: soft(dash) });
     }
-    place("#plot-risk", traces, { xaxis: axis("Coverage", percent), yaxis: axis("Error rate", { ...percent, rangemode: "tozero" }) },
+    const top = Math.max(0.01, ...traces.filter((trace) => trace.fill === undefined).flatMap((trace) => trace.y));
+    place("#plot-risk", traces, { xaxis: axis("Coverage", percent), yaxis: axis("Error rate", { ...percent, range: [0, 1.35 * top] }) },
       traces.length ? "Risk-coverage curves; the area under them is AURC in the table." : NEEDS);
   }
 
@@ -168,16 +176,18 @@ rdbench.plots = (() => {
     const severities = trends.kinds[kind];
     const traces = !points ? [] : lines(board, data, (m) => {
       const there = severities.map((s, i) => [s, ...points[m][i]]).filter(([, value]) => value !== null);
-      if (there.length < 2) return null;
+      if (!there.length) return null;
       const aside = 0.025 * ((m % 7) - 3); // so that bars of one severity do not cover each other
       return { x: there.map((p) => p[0] + aside), y: there.map((p) => p[1]), mode: "lines+markers",
         error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: clear(looks(m).line.color, 0.55),
           array: there.map((p) => (p[3] ?? p[1]) - p[1]), arrayminus: there.map((p) => p[1] - (p[2] ?? p[1])) } };
     });
     if (traces.length && half)
-      traces.push({ x: [severities[1], severities.at(-1)], y: [0.5, 0.5], mode: "lines", line: soft("dot"), name: "blind", hoverinfo: "skip" });
-    place(id, traces, { xaxis: axis(`Severity of ${kind ?? "the shift"}`, { dtick: 1 }), yaxis: axis(trends.titles[metric] ?? "") },
-      traces.length ? `${trends.titles[metric]} by severity of ${kind}.` : "Needs results under a shift with two or more severities (the clean set counts for some figures).");
+      traces.push({ x: [severities[1] - 0.2, severities.at(-1) + 0.2], y: [0.5, 0.5], mode: "lines", line: soft("dot"), name: "blind", hoverinfo: "skip" });
+    const values = traces.flatMap((trace) => trace.y);
+    const yaxis = axis(trends.titles[metric] ?? "", { range: traces.length ? room(values) : undefined });
+    place(id, traces, { xaxis: axis(`Severity of ${kind ?? "the shift"}`, { dtick: 1 }), yaxis },
+      traces.length ? `${trends.titles[metric]} by severity of ${kind}.` : "Needs results under a shift.");
   }
 
   function trend(board, data, trends) {
@@ -222,7 +232,7 @@ rdbench.plots = (() => {
     place("#plot-critical", traces, {
       showlegend: false,
       height: Math.max(300, 90 + 26 * names.length),
-      xaxis: axis(`Mean rank over ${found.cells} cells${note}`, { range: [least - 0.1 * room, most + 0.6 * room] }),
+      xaxis: axis(`Mean rank over ${found.cells} cells${note && "."}${note}`, { range: [least - 0.1 * room, most + 0.6 * room] }),
       yaxis: { visible: false },
       shapes: names.map((_, i) => ({ type: "line", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
     }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.${note}`);
