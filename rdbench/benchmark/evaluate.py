@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdbench.benchmark.results import CLEAN, Figure, Predictions, Threshold
+from rdbench.benchmark.results import CLEAN, CellResult, Figure, Predictions, Threshold
 from rdbench.benchmark.store import Store, read_predictions
 from rdbench.metrics import calibration, detection, shift
 from rdbench.metrics.catalog import METRICS
@@ -143,15 +144,22 @@ def _figure(value: float, reason: str, interval: Interval | None = None) -> Figu
     return Figure(value=float(value), low=interval.low, high=interval.high, note=note)
 
 
+def evaluate_cell(
+    store: Store, directory: Path, result: CellResult, alpha: float, *, intervals: bool = True
+) -> CellResult:
+    """Compute a finished cell's image figures again at `alpha` and write them back."""
+    predictions = read_predictions(directory, result)
+    threshold, image = evaluate_predictions(predictions, alpha, RESAMPLES if intervals else 0)
+    note = INTERVAL if intervals else "left out"
+    changed = result.model_copy(update={"threshold": threshold, "image": image, "interval": note})
+    store.rewrite(directory, changed)
+    return changed
+
+
 def evaluate_store(store: Store, alpha: float | None, *, intervals: bool) -> int:
-    """Compute the image figures of every finished cell again and write them back; how many cells that were."""
+    """Do so for every finished cell, at its own alpha if none is given; how many cells that were."""
     count = 0
     for directory, result in store.results():
-        predictions = read_predictions(directory, result)
-        threshold, image = evaluate_predictions(
-            predictions, alpha or result.threshold.alpha, RESAMPLES if intervals else 0
-        )
-        note = INTERVAL if intervals else "left out"
-        store.rewrite(directory, result.model_copy(update={"threshold": threshold, "image": image, "interval": note}))
+        evaluate_cell(store, directory, result, alpha or result.threshold.alpha, intervals=intervals)
         count += 1
     return count

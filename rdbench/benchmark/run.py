@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rdbench.benchmark.device import choose_device
+from rdbench.benchmark.evaluate import evaluate_cell
 from rdbench.benchmark.group import Bench, run_group
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.provenance import provenance
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec
-from rdbench.benchmark.store import open_store
+from rdbench.benchmark.store import Store, open_store
 from rdbench.datasets import load_category
 from rdbench.datasets.base import Category
 from rdbench.errors import InputError
@@ -59,7 +60,7 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
         specs = [_spec(settings, teacher, precision, category, method, seed) for method in settings.methods]
         todo = [spec for spec in specs if not store.has(spec)]
         present = [spec for spec in specs if spec not in todo]
-        outcome.results += [store.load(spec) for spec in present]
+        outcome.results += [_reused(store, spec, settings.alpha) for spec in present]
         outcome.reused += len(present)
         what = f"{settings.dataset}/{name}, seed {seed}"
         if todo:
@@ -72,6 +73,12 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
                 reporter.line(f"  cannot run: {error}")
         done += len(specs)
     return outcome
+
+
+def _reused(store: Store, spec: CellSpec, alpha: float) -> CellResult:
+    """A finished cell; its threshold is set again if it was at another level, which needs no model."""
+    result = store.load(spec)
+    return result if result.threshold.alpha == alpha else evaluate_cell(store, store.root / spec.path, result, alpha)
 
 
 def _spec(

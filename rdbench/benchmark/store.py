@@ -46,7 +46,9 @@ class Store:
         """Move a finished cell in, whole, with its predictions file and, if given, its model directory."""
         target = self.root / result.spec.path
         work = self.work_directory("cells")
-        staged = Path(tempfile.mkdtemp(dir=work, prefix=target.name))
+        staged = work / f"{target.name}.{os.getpid()}"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
         shutil.copyfile(predictions, staged / PREDICTIONS)
         if model is not None:
             shutil.copytree(model, staged / "model")
@@ -144,9 +146,9 @@ def sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file in one step, so that it is never seen half-written."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    with staged.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    Path(name).replace(path)
+    staged.replace(path)

@@ -148,6 +148,16 @@ def test_evaluate_at_another_level_moves_the_threshold(rdbench: Command, runs: P
         assert result.image["clean"]["image_auroc"].low is None
 
 
+def test_a_run_at_another_level_moves_the_threshold_of_finished_cells(
+    rdbench: Command, root: Path, runs: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    given = (*RUN, "--root", root, "--out", copy, "--method", METHODS, "-o", "members=2", "--alpha", "0.5")
+    assert "0 cells run, 4 were there already" in rdbench(*given).out
+    assert {result.threshold.alpha for _, result in Store(copy).results()} == {0.5}
+
+
 def test_results_in_three_formats(rdbench: Command, runs: Path) -> None:
     assert "deep_ensemble" in rdbench("results", runs).out
     rows = json.loads(rdbench("results", runs, "-f", "json").out)
