@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -57,9 +58,12 @@ class Option:
             return text.lower() == "true"
         convert: type[int] | type[float] | type[str] = {"int": int, "float": float}.get(self.type, str)
         try:
-            return convert(text)
+            value = convert(text)
         except ValueError:
             raise ValueError(f"{text!r} is no {self.type}") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{text!r} is no finite number")
+        return value
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,11 @@ def _options(node: ast.ClassDef) -> Iterable[Option]:
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             text = " ".join(str(following.value.value).split())
         kind, choices = _option_type(name, item.annotation)
+        if kind == "float" and type(default) is int:
+            default = float(default)
+        fits = default in choices if kind == "choice" else type(default).__name__ == kind
+        if not fits:
+            raise ValueError(f"option {name} of class {node.name}: its default {default!r} is no {kind}")
         yield Option(name, kind, default, text, choices)
 
 
@@ -272,4 +281,6 @@ def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Metho
         instance: Method = method_class(**options)
     except ValueError as error:
         raise InputError(f"method {method.name}: {error}") from error
+    except Exception as error:  # whatever a stranger's class raises
+        raise BrokenMethod(f"{method.path}: {type(error).__name__}: {error}") from error
     return instance

@@ -57,6 +57,8 @@ BROKEN = {
     "typed": (GOOD.replace("samples: int = 3", "samples: list = 3"), "its type is list"),
     "plain": (GOOD.replace("@dataclass\n", ""), "class Good is no dataclass"),
     "binary": (b"\x00\xff", "null"),
+    "defaulted": (GOOD.replace("rate: float = 0.5", "rate: float = None"), "its default None is no float"),
+    "chosen": (GOOD.replace('] = "here"', '] = "nowhere"'), "its default 'nowhere' is no choice"),
 }
 
 
@@ -118,6 +120,7 @@ def test_options_are_parsed_by_type_and_go_to_whom_they_fit(folder: Path) -> Non
         ("samples", "write it as key=value"),
         ("sample=3", "did you mean samples"),
         ("samples=many", "'many' is no int"),
+        ("rate=nan", "'nan' is no finite number"),
         ("where=nowhere", "'nowhere' is not one of here, there"),
         ("fast=perhaps", "neither true nor false"),
         ("other.samples=3", "'other' is not among those to run"),
@@ -126,6 +129,18 @@ def test_options_are_parsed_by_type_and_go_to_whom_they_fit(folder: Path) -> Non
 def test_a_bad_option_is_one_clear_line(folder: Path, pair: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_options(["good"], [pair], find_methods(folder))
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted(folder: Path) -> None:
+    (folder / "whole.py").write_text(GOOD.format(marker="x").replace("rate: float = 0.5", "rate: float = 0"))
+    methods = find_methods(folder)
+    assert parse_options(["whole"], ["rate=0"], methods) == parse_options(["whole"], [], methods)
+
+
+def test_a_class_that_raises_anything_else_is_broken(folder: Path) -> None:
+    (folder / "odd.py").write_text(GOOD.format(marker="x").replace("raise ValueError", "raise IndexError"))
+    with pytest.raises(BrokenMethod, match="IndexError"):
+        load_method(find_methods(folder)["odd"], {"rate": 2.0})
 
 
 def test_a_method_may_refuse_a_value(folder: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class FitCost:
 
     seconds: float
     passes: int
-    """Images through a decoder."""
+    """Images through a decoder, while a student was trained."""
     used_deterministic: bool
 
 
@@ -45,8 +45,8 @@ class GroupStudent:
         self._student: Student | None = None
         self.used = False
         """Whether it was asked for since this was last set to False."""
-        self.spent = FitCost(0.0, 0, False)
-        """What training it cost during that time; nothing if it was there."""
+        self.seconds = 0.0
+        """What training it took since this was last set to 0; nothing if it was there."""
 
     def load(self, context: FitContext) -> Student:
         """The trained student, trained now if it is not there."""
@@ -54,7 +54,8 @@ class GroupStudent:
         if not self._directory.exists():
             with Stopwatch(context.device) as watch, count_passes() as passes:
                 student = self._train()
-            cost = self.spent = FitCost(watch.seconds, passes["decoder"], False)
+            self.seconds = watch.seconds
+            cost = FitCost(watch.seconds, passes["decoder"], used_deterministic=False)
 
             def write(path: Path) -> None:
                 save_student(student, path / "student.safetensors")
@@ -118,11 +119,19 @@ def fit(
     """Fit a method into `directory` (`model/` and `cost.json`), unless an earlier run has done so."""
     if directory.exists():
         return
-    shared.used, shared.spent = False, FitCost(0.0, 0, False)
+    shared.used, shared.seconds, passes = False, 0.0, 0
+
+    def counted(student: nn.Module, images: NormalImages, seed: int) -> nn.Module:
+        nonlocal passes
+        with count_passes() as trained:
+            student = context.train(student, images, seed)
+        passes += trained["decoder"]
+        return student
+
     seed_everything(context.seed)
-    with Stopwatch(context.device) as watch, count_passes() as passes, autocast(context.device, precision):
-        method.fit(train, context)
-    cost = FitCost(watch.seconds - shared.spent.seconds, passes["decoder"] - shared.spent.passes, shared.used)
+    with Stopwatch(context.device) as watch, autocast(context.device, precision):
+        method.fit(train, replace(context, train=counted))
+    cost = FitCost(watch.seconds - shared.seconds, passes, shared.used)
 
     def write(path: Path) -> None:
         (path / "model").mkdir()
@@ -130,6 +139,16 @@ def fit(
         (path / "cost.json").write_text(json.dumps(asdict(cost)))
 
     _write_whole(directory, write)
+
+
+def load_fitted(method: Method, context: FitContext, shared: GroupStudent, directory: Path) -> None:
+    """Load what :func:`fit` saved; a method that takes the shared student only now pays for it as well."""
+    shared.used = False
+    seed_everything(context.seed)
+    method.load(directory / "model", context)
+    cost = fit_cost(directory)
+    if shared.used and not cost.used_deterministic:
+        (directory / "cost.json").write_text(json.dumps(asdict(replace(cost, used_deterministic=True))))
 
 
 def fit_cost(directory: Path) -> FitCost:

@@ -14,13 +14,13 @@ from PIL import Image
 
 from rdbench.benchmark.cost import Stopwatch
 from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions
-from rdbench.benchmark.fitting import FitCost, fit, fit_cost, make_context, seed_everything
+from rdbench.benchmark.fitting import FitCost, fit, fit_cost, load_fitted, make_context
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.pixels import pixel_figures, segmentation_threshold
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.predicting import MethodRun, TestSet, median_seconds, predict_group, predictions_of
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Provenance, Split
+from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Provenance, Split, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
 from rdbench.datasets.base import Category, ImageArray, MaskArray
 from rdbench.datasets.decode import decode_images, decode_masks
@@ -28,7 +28,7 @@ from rdbench.errors import InputError
 from rdbench.metrics.localization import find_regions
 from rdbench.protocol import Method
 from rdbench.rd.teacher import Teacher
-from rdbench.registry import load_method
+from rdbench.registry import BrokenMethod, load_method
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> li
 
 
 def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
-    directory = bench.store.work_directory(specs[0].group_id)
+    # What another device or version has fitted is not gone on with.
+    made_with = slug(f"{bench.provenance.device} {bench.provenance.packages['torch']} {bench.provenance.rdbench}")
+    directory = bench.store.work_directory(f"{specs[0].group_id}-{made_with}")
     group = _Group(bench, category, specs[0], directory)
     outcomes: list[CellResult | CellFailure] = []
     runs: list[tuple[CellSpec, MethodRun]] = []
@@ -59,16 +61,34 @@ def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> 
             bench.reporter.line(f"  fitting {spec.method}")
             runs.append((spec, MethodRun(group.fitted(spec))))
         except Exception as error:  # a stranger's method may raise anything
-            outcomes.append(group.failed(spec, "fit", error))
+            outcomes.append(failed(bench, spec, "fit", error))
     teacher_seconds = group.predict([run for _, run in runs]) if runs else 0.0
     for spec, run in runs:
         if run.failure is not None:
-            outcomes.append(group.failed(spec, "predict", run.failure))
-        else:
+            outcomes.append(failed(bench, spec, "predict", run.failure))
+            continue
+        try:
             outcomes.append(group.finished(spec, run, teacher_seconds))
+        except Exception as error:  # a full disk, say: the other cells are still to be written
+            outcomes.append(failed(bench, spec, "store", error))
     if not any(isinstance(outcome, CellFailure) for outcome in outcomes):
         shutil.rmtree(directory)
     return outcomes
+
+
+def failed(bench: Bench, spec: CellSpec, stage: str, error: Exception) -> CellFailure:
+    """Keep and report why a cell failed."""
+    in_words = isinstance(error, InputError | BrokenMethod)
+    failure = CellFailure(
+        spec=spec,
+        stage=stage,
+        reason=str(error) if in_words else f"{type(error).__name__}: {error}",
+        traceback="".join(traceback.format_exception(error)),
+        bad_input=isinstance(error, InputError),
+    )
+    path = bench.store.write_failure(failure)
+    bench.reporter.line(f"  FAILED {spec}: {failure.reason} (more in {path})")
+    return failure
 
 
 class _Group:
@@ -111,8 +131,7 @@ class _Group:
         """The cell's method, fitted now or by an earlier run, and in any case loaded from what was saved."""
         fit(self._method(spec), self.train, self.context, self.shared, spec.precision, self._cell_directory(spec))
         method = self._method(spec)
-        seed_everything(spec.seed)
-        method.load(self._cell_directory(spec) / "model", self.context)
+        load_fitted(method, self.context, self.shared, self._cell_directory(spec))
         return method
 
     def predict(self, runs: Sequence[MethodRun]) -> float:
@@ -129,19 +148,6 @@ class _Group:
             seed=self.spec.seed,
             reporter=self.bench.reporter,
         )
-
-    def failed(self, spec: CellSpec, stage: str, error: Exception) -> CellFailure:
-        """Keep and report why a cell failed."""
-        failure = CellFailure(
-            spec=spec,
-            stage=stage,
-            reason=str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
-            bad_input=isinstance(error, InputError),
-        )
-        path = self.bench.store.write_failure(failure)
-        self.bench.reporter.line(f"  FAILED {spec}: {failure.reason} (more in {path})")
-        return failure
 
     def finished(self, spec: CellSpec, run: MethodRun, teacher_seconds: float) -> CellResult:
         """Evaluate a cell's predictions and move the cell into the store."""
@@ -191,11 +197,9 @@ class _Group:
             "parameters": run.parameters(),
         }
         found = {name: Figure(value=float(value)) for name, value in figures.items()}
-        found["peak_memory_mb"] = (
-            Figure(value=run.peak_bytes / 2**20)
-            if run.peak_bytes
-            else Figure(value=None, note="measured on a GPU only")
-        )
+        teacher = sum(p.numel() * p.element_size() for p in self.bench.teacher.parameters())
+        peak = (run.working_bytes + run.own_bytes() + teacher) / 2**20 if run.working_bytes else None
+        found["peak_memory_mb"] = Figure(value=peak, note="" if peak else "measured on a GPU only")
         return found
 
 

@@ -75,7 +75,10 @@ def _context(teacher: Teacher, seed: int, device: torch.device) -> FitContext:
         calibration=nothing,
         device=device,
         seed=seed,
-        new_student=lambda student_seed: build_student(teacher.backbone, student_seed),
+        new_student=lambda student_seed: build_student(teacher.backbone, student_seed).to(
+            device,
+            memory_format=torch.channels_last,  # type: ignore[call-overload]
+        ),
         train=refuse,
         deterministic=refuse,
     )

@@ -104,7 +104,7 @@ def make_settings(
         methods=chosen,
         options=parse_options(names, options, chosen),
         seeds=tuple(dict.fromkeys(seeds)) or (0,),
-        shifts=tuple(dict.fromkeys(condition for text in shifts for condition in parse_shift(text))),
+        shifts=tuple(sorted({condition for text in shifts for condition in parse_shift(text)}, key=str)),
         backbone=backbone_name,
         weights=_weights(weights),
         image_size=_size("--image-size", image_size, multiple=32),

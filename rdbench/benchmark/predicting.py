@@ -7,7 +7,8 @@ pixel figures as they pass by and are not kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,12 +23,13 @@ from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_num
 from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, Predictions
-from rdbench.datasets.base import Category
+from rdbench.datasets.base import Category, ImageRecord
 from rdbench.errors import InputError
 from rdbench.metrics.localization import PixelMoments, Regions, find_regions
 from rdbench.protocol import Batch, Method, Prediction
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
+from rdbench.registry import BrokenMethod
 from rdbench.shifts import KINDS, Condition, apply_shift, apply_to_mask
 
 
@@ -67,19 +69,42 @@ class MethodRun:
     batch_seconds: list[tuple[int, float]] = field(default_factory=list)
     """(images, seconds) of every clean batch."""
     passes: Counter[str] = field(default_factory=Counter)
-    peak_bytes: int = 0
-    """Peak memory on a GPU while predicting a clean batch, the other methods' networks included."""
+    working_bytes: int = 0
+    """On a GPU, the most that predicting a clean batch took beyond what was there before."""
     failure: Exception | None = None
-    calibration: Said | None = None
-    said: Said | None = None
+    calibration: Said = field(default_factory=lambda: Said.empty(0, 0))
+    said: Said = field(default_factory=lambda: Said.empty(0, 0))
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """A stranger's method may raise anything: it costs its own cell only, and nothing more is asked of it."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
 
     def parameters(self) -> int:
         """Parameters of every network the method holds, each counted once, the teacher's left out."""
-        held = [
-            item for value in vars(self.method).values() for item in (value if isinstance(value, list) else [value])
-        ]
-        networks = [item for item in held if isinstance(item, torch.nn.Module) and not isinstance(item, Teacher)]
-        return sum({id(p): p.numel() for network in networks for p in network.parameters()}.values())
+        return sum(p.numel() for p in self._own_parameters())
+
+    def own_bytes(self) -> int:
+        """Memory of those parameters."""
+        return sum(p.numel() * p.element_size() for p in self._own_parameters())
+
+    def _own_parameters(self) -> list[Tensor]:
+        networks = [n for n in _networks(vars(self.method)) if not isinstance(n, Teacher)]
+        return list({id(p): p for network in networks for p in network.parameters()}.values())
+
+
+def _networks(held: object) -> Iterator[torch.nn.Module]:
+    """The networks in nested lists, tuples and dicts."""
+    if isinstance(held, torch.nn.Module):
+        yield held
+    elif isinstance(held, dict):
+        yield from _networks(list(held.values()))
+    elif isinstance(held, list | tuple):
+        for item in held:
+            yield from _networks(item)
 
 
 @dataclass
@@ -105,6 +130,8 @@ class Said:
         self.uncertainties[condition, columns] = to_numpy(prediction.uncertainty)
         if prediction.member_scores is not None:
             members = to_numpy(prediction.member_scores)
+            if self.members.size and len(members) != self.members.shape[1]:
+                raise BrokenMethod(f"{len(members)} members in a batch after {self.members.shape[1]} in another")
             if not self.members.size:
                 self.members = np.full((len(self.scores), len(members), self.scores.shape[1]), np.nan, "f4")
             self.members[condition][:, columns] = members
@@ -137,10 +164,10 @@ def predict_group(
             run.said = Said.empty(len(conditions), len(test.images))
         columns = np.arange(len(calibration))
         for start, batch in zip(range(0, len(calibration), batch_size), calibration.batches(batch_size), strict=True):
-            for run in runs:
-                chosen = columns[start : start + batch_size]
-                prediction = _predict(run, batch, len(chosen), device, seed)
-                if prediction is not None and run.calibration is not None:
+            chosen = columns[start : start + batch_size]
+            for run in [run for run in runs if run.failure is None]:
+                with run.guarded():
+                    prediction = _predict(run, batch, len(chosen), device, seed)
                     run.calibration.record(0, chosen, prediction)
                     run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
         return _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
@@ -163,8 +190,7 @@ def _predict_test(
     with reporter.step("  testing", len(order) * len(conditions)) as step:
         for index, condition in enumerate(conditions):
             regions = test.regions_under(condition, seed)
-            working = [run for run in runs if run.failure is None]
-            for run in working:
+            for run in [run for run in runs if run.failure is None]:
                 threshold = segmentation_threshold(run.normal_pixels)
                 run.pixel.append({lighting: PixelTally(threshold) for lighting in dict.fromkeys(lightings)})
             for start in range(0, len(order), batch_size):
@@ -178,43 +204,42 @@ def _predict_test(
                     _ = batch.features
                 if condition is None:
                     teacher_seconds.append((len(chosen), watch.seconds))
-                for run in working:
-                    prediction = _predict(run, batch, len(chosen), device, seed, measure=condition is None)
-                    if prediction is not None and run.said is not None:
+                for run in [run for run in runs if run.failure is None]:
+                    with run.guarded():
+                        prediction = _predict(run, batch, len(chosen), device, seed, measure=condition is None)
                         run.said.record(index, chosen, prediction)
-                        _add_pixels(run.pixel[index], prediction, chosen, regions, lightings)
+                        _add_pixels(run.pixel[index], prediction, chosen, regions, test.category.test)
                 step.advance(len(chosen), note=str(condition or CLEAN))
     return median_seconds(teacher_seconds)
 
 
 def _predict(
     run: MethodRun, batch: Batch, count: int, device: torch.device, seed: int, measure: bool = False
-) -> Prediction | None:
-    """One checked prediction; None, with the failure set, if the method could not."""
-    if run.failure is not None:
-        return None
+) -> Prediction:
+    """One checked prediction; with `measure`, what it cost is added to the run."""
     seed_everything(seed)
-    try:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        with Stopwatch(device) as watch, count_passes() as passes:
-            prediction = run.method.predict(batch)
-        check_prediction(prediction, count, batch.images.shape[-2:])
-    except Exception as error:  # a stranger's method may raise anything; it costs its own cell only
-        run.failure = error
-        return None
+    before = 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with Stopwatch(device) as watch, count_passes() as passes:
+        prediction = run.method.predict(batch)
+    check_prediction(prediction, count, batch.images.shape[-2:])
     if measure:
         run.batch_seconds.append((count, watch.seconds))
         run.passes.update(passes)
         if device.type == "cuda":
-            run.peak_bytes = max(run.peak_bytes, torch.cuda.max_memory_allocated(device))
+            run.working_bytes = max(run.working_bytes, torch.cuda.max_memory_allocated(device) - before)
     return prediction
 
 
 def check_prediction(prediction: Prediction, count: int, size: Sequence[int]) -> None:
-    """Hold a prediction of `count` images of `size` (H, W) against the protocol. Raises InputError in words."""
+    """Hold a prediction of `count` images of `size` (H, W) against the protocol. Says in words what is wrong.
+
+    Raises BrokenMethod for what the method got wrong, InputError for NaN, which the data may be the cause of.
+    """
     if not isinstance(prediction, Prediction):
-        raise InputError(f"predict returned {type(prediction).__name__}, wanted Prediction")
+        raise BrokenMethod(f"predict returned {type(prediction).__name__}, wanted Prediction")
     shapes: dict[str, tuple[int, ...]] = {
         "anomaly_map": (count, *size),
         "anomaly_score": (count,),
@@ -233,16 +258,16 @@ def check_prediction(prediction: Prediction, count: int, size: Sequence[int]) ->
 def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], nonnegative: bool) -> None:
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         what = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"prediction.{name} is {what}, wanted a float32 tensor")
+        raise BrokenMethod(f"prediction.{name} is {what}, wanted a float32 tensor")
     if tuple(value.shape) != shape:
-        raise InputError(f"prediction.{name} has shape {tuple(value.shape)}, wanted {shape}")
+        raise BrokenMethod(f"prediction.{name} has shape {tuple(value.shape)}, wanted {shape}")
     if not value.numel():
-        raise InputError(f"prediction.{name} is empty")
+        raise BrokenMethod(f"prediction.{name} is empty")
     low, high = (float(bound) for bound in torch.aminmax(value))
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"prediction.{name} holds NaN or infinity")
     if nonnegative and low < 0:
-        raise InputError(f"prediction.{name} holds {low:.4g}, wanted no negative values")
+        raise BrokenMethod(f"prediction.{name} holds {low:.4g}, wanted no negative values")
 
 
 def _add_pixels(
@@ -250,14 +275,19 @@ def _add_pixels(
     prediction: Prediction,
     chosen: NDArray[np.int64],
     regions: Sequence[Regions],
-    lightings: Sequence[str],
+    images: Sequence[ImageRecord],
 ) -> None:
-    """Add each image's maps, brought to its mask's size, to the tally of its lighting."""
+    """Add each image's maps, brought to its mask's size, to the tally of its lighting.
+
+    An anomalous image that shows no anomalous pixel (a geometric shift moved it out of view) tells of neither kind.
+    """
     anomaly, uncertainty = prediction.anomaly_map, prediction.uncertainty_map
-    for row, image in enumerate(chosen):
-        size = regions[image].shape
-        unsure = None if uncertainty is None else map_at_size(uncertainty[row], size)
-        pixel[lightings[image]].add(regions[image], map_at_size(anomaly[row], size), unsure)
+    for row, index in enumerate(chosen):
+        image, found = images[index], regions[index]
+        if image.label == 1 and not found.count:
+            continue
+        unsure = None if uncertainty is None else map_at_size(uncertainty[row], found.shape)
+        pixel[image.lighting].add(found, map_at_size(anomaly[row], found.shape), unsure)
 
 
 def median_seconds(batches: Sequence[tuple[int, float]]) -> float:
@@ -269,8 +299,6 @@ def median_seconds(batches: Sequence[tuple[int, float]]) -> float:
 
 def predictions_of(run: MethodRun, category: Category, conditions: Sequence[str]) -> Predictions:
     """The run's predictions as they are stored."""
-    assert run.said is not None
-    assert run.calibration is not None
     return Predictions(
         conditions=tuple(conditions),
         images=tuple(image.key for image in category.test),

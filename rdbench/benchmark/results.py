@@ -62,13 +62,13 @@ class CellSpec(Record):
     batch_size: int
     precision: Literal["fp32", "bf16"]
     conditions: tuple[str, ...]
-    """CLEAN first, then the shifts asked for, "kind:severity"."""
+    """CLEAN first, then the shifts, "kind:severity", sorted."""
     fingerprint: str
     """Of the category's images, see `rdbench.datasets`."""
 
     def digest(self, *fields: str) -> str:
-        """Ten hexadecimal digits that stand for the named fields, all of them if none is named."""
-        content = self.model_dump(mode="json", include=set(fields) or None)
+        """Ten hexadecimal digits that stand for the named fields, all of them (the weights' name apart) if none is."""
+        content = self.model_dump(mode="json", include=set(fields) or None, exclude={"weights"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
@@ -76,7 +76,7 @@ class CellSpec(Record):
         """Cells with one group id share images, teacher features and the deterministic student."""
         shared = (
             "protocol", "dataset", "category", "seed", "backbone", "weights_sha256", "image_size", "map_size", "epochs",
-            "batch_size", "precision", "conditions", "fingerprint",
+            "batch_size", "precision", "fingerprint",
         )  # fmt: skip
         return f"{slug(self.category)}-s{self.seed}-{self.digest(*shared)}"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rdbench.benchmark.device import choose_device
 from rdbench.benchmark.evaluate import evaluate_cell
-from rdbench.benchmark.group import Bench, run_group
+from rdbench.benchmark.group import Bench, failed, run_group
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.provenance import provenance
@@ -53,24 +53,26 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
     bench = Bench(settings, teacher, device, provenance(device), store, reporter)
     precision = resolve_precision(settings.precision, device)
     outcome = Outcome()
-    cells = len(settings.groups) * len(settings.methods)
-    done = 0
-    for name, seed in settings.groups:
-        category = categories[name, seed]
-        specs = [_spec(settings, teacher, precision, category, method, seed) for method in settings.methods]
-        todo = [spec for spec in specs if not store.has(spec)]
-        present = [spec for spec in specs if spec not in todo]
-        outcome.results += [_reused(store, spec, settings.alpha) for spec in present]
-        outcome.reused += len(present)
+    waiting: dict[tuple[str, int], list[CellSpec]] = {}
+    for group, category in categories.items():
+        specs = [_spec(settings, teacher, precision, category, method, group[1]) for method in settings.methods]
+        waiting[group] = [spec for spec in specs if not store.has(spec, with_model=settings.keep_models)]
+        outcome.results += [_reused(store, spec, settings.alpha) for spec in specs if spec not in waiting[group]]
+    outcome.reused = done = len(outcome.results)
+    cells = done + sum(map(len, waiting.values()))
+    for (name, seed), specs in waiting.items():
+        if not specs:
+            continue
         what = f"{settings.dataset}/{name}, seed {seed}"
-        if todo:
-            reporter.line(f"cells {done + 1} to {done + len(specs)} of {cells}: {what}")
-            try:
-                for cell in run_group(bench, category, todo):
-                    (outcome.results if isinstance(cell, CellResult) else outcome.failures).append(cell)  # type: ignore[arg-type]
-            except InputError as error:
-                outcome.bad_input.append(f"{what}: {error}")
-                reporter.line(f"  cannot run: {error}")
+        reporter.line(f"cells {done + 1} to {done + len(specs)} of {cells}: {what}")
+        try:
+            for cell in run_group(bench, categories[name, seed], specs):
+                (outcome.results if isinstance(cell, CellResult) else outcome.failures).append(cell)  # type: ignore[arg-type]
+        except InputError as error:
+            outcome.bad_input.append(f"{what}: {error}")
+            reporter.line(f"  cannot run: {error}")
+        except Exception as error:  # memory that ran out, say: the other groups are still to be run
+            outcome.failures += [failed(bench, spec, "group", error) for spec in specs]
         done += len(specs)
     return outcome
 

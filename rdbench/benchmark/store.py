@@ -29,9 +29,10 @@ class Store:
 
     root: Path
 
-    def has(self, spec: CellSpec) -> bool:
-        """Whether the cell is finished; a cell directory is only ever there whole."""
-        return (self.root / spec.path / RESULT).is_file()
+    def has(self, spec: CellSpec, *, with_model: bool = False) -> bool:
+        """Whether the cell is finished, and its model kept if asked; a cell directory is only ever there whole."""
+        cell = self.root / spec.path
+        return (cell / RESULT).is_file() and (not with_model or (cell / "model").is_dir())
 
     def load(self, spec: CellSpec) -> CellResult:
         """The finished cell's result."""
@@ -54,7 +55,7 @@ class Store:
             shutil.copytree(model, staged / "model")
         write_text(staged / RESULT, result.model_dump_json(indent=1))
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # left by an older run whose result could not be read
+        if target.exists():  # run again to keep its model
             shutil.rmtree(target)
         staged.replace(target)
         self.failure_path(result.spec).unlink(missing_ok=True)

@@ -32,8 +32,8 @@ def fingerprint(root: Path, files: Iterable[Path], on_file: Callable[[int, int],
             digests[name] = task.result()
             if on_file is not None:
                 on_file(done, len(tasks))
-    if digests != known:
-        _write_cache(cache, digests)
+    if any(known.get(name) != digest for name, digest in digests.items()):
+        _write_cache(cache, known | digests)  # the other categories of this root share the file
     total = hashlib.sha256()
     for name, (_, _, digest) in digests.items():
         total.update(f"{name}\0{digest}\n".encode())

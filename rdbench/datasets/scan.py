@@ -187,6 +187,9 @@ def _lit(
         if name is None:
             scan.fault("name", path, f"{path} is not named <number>_<lighting>, as in 000_regular.png; rename it")
             continue
+        if name[2] == "clean":
+            scan.fault("name", path, f"{path}: `clean` is what results call the whole test set; rename the lighting")
+            continue
         records.append(
             ImageRecord(
                 key=f"{folder}/{stem}",

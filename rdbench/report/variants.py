@@ -51,6 +51,7 @@ def _settings(cell: CellResult) -> dict[str, OptionValue]:
         "alpha": cell.threshold.alpha,
         "protocol": spec.protocol,
         "source": spec.method_sha256[:8],
+        "shifts": " ".join(spec.conditions[1:]) or "none",
     }
 
 

@@ -174,6 +174,19 @@ def test_the_fingerprint_is_cached_by_size_and_time(tmp_path: Path) -> None:
     assert fingerprint(file.parent, [file]) != first
 
 
+def test_categories_of_one_root_do_not_drive_each_other_out_of_the_cache(tmp_path: Path) -> None:
+    files = [tmp_path / "data" / category / "a.png" for category in ("one", "two")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"one")
+    first = [fingerprint(tmp_path / "data", [file]) for file in files]
+    for file in files:
+        stat = file.stat()
+        file.write_bytes(b"two")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert [fingerprint(tmp_path / "data", [file]) for file in files] == first
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"a.png": 3}', b'{"a.png": ["x", 1, 2]}', b"\xff\xfe"])
 def test_a_corrupt_cache_is_only_slower(tmp_path: Path, damage: bytes) -> None:
     file = tmp_path / "data/a.png"
