@@ -95,7 +95,7 @@ def test_a_broken_file_is_a_row_that_says_why(folder: Path, name: str) -> None:
 
 
 def test_a_built_in_name_is_not_taken_over(folder: Path) -> None:
-    (folder / "deterministic.py").write_text(GOOD.format(marker="x"))
+    (folder / "deterministic.py").write_text(GOOD.format(marker=folder.parent / "x"))
     methods = find_methods(folder)
     assert methods["deterministic"].origin == "built in"
     assert "is taken by" in methods[str(folder / "deterministic.py")].problem
@@ -132,13 +132,17 @@ def test_a_bad_option_is_one_clear_line(folder: Path, pair: str, message: str) -
 
 
 def test_a_whole_number_is_a_float_where_one_is_wanted(folder: Path) -> None:
-    (folder / "whole.py").write_text(GOOD.format(marker="x").replace("rate: float = 0.5", "rate: float = 0"))
+    (folder / "whole.py").write_text(
+        GOOD.format(marker=folder.parent / "x").replace("rate: float = 0.5", "rate: float = 0")
+    )
     methods = find_methods(folder)
     assert parse_options(["whole"], ["rate=0"], methods) == parse_options(["whole"], [], methods)
 
 
 def test_a_class_that_raises_anything_else_is_broken(folder: Path) -> None:
-    (folder / "odd.py").write_text(GOOD.format(marker="x").replace("raise ValueError", "raise IndexError"))
+    (folder / "odd.py").write_text(
+        GOOD.format(marker=folder.parent / "x").replace("raise ValueError", "raise IndexError")
+    )
     with pytest.raises(BrokenMethod, match="IndexError"):
         load_method(find_methods(folder)["odd"], {"rate": 2.0})
 
@@ -151,7 +155,7 @@ def test_a_method_may_refuse_a_value(folder: Path) -> None:
 
 
 def test_a_file_that_does_not_import_breaks_alone(folder: Path) -> None:
-    (folder / "bad_import.py").write_text("import does_not_exist\n" + GOOD.format(marker="x"))
+    (folder / "bad_import.py").write_text("import does_not_exist\n" + GOOD.format(marker=folder.parent / "x"))
     methods = find_methods(folder)
     assert not methods["bad_import"].problem
     with pytest.raises(BrokenMethod, match=r"does not import: ModuleNotFoundError"):
