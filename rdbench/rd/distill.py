@@ -14,6 +14,7 @@ A checkpoint beside the output lets the same command go on where it was stopped.
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -75,6 +76,10 @@ def main(
         raise InputError(f"{weights} is no file; --weights takes torchvision's state dict of ResNet18")
     if batch_size < 2 * GROUP or batch_size % GROUP:
         raise InputError(f"--batch-size {batch_size} must be a multiple of {GROUP}, at least {2 * GROUP}")
+    if size < 64 or echo < 1:
+        raise InputError(f"--size {size} must be at least 64 and --echo {echo} at least 1")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent} is no folder; --out takes a file in one that is there")
     keep_freed_memory()
     torch.manual_seed(seed)
     teacher = load_teacher("resnet18", weights, torch.device(device))
@@ -138,6 +143,10 @@ def main(
         step += 1
         if step % 25 == 0:
             shown = "  ".join(f"{rebuild:.3f} {cosine:.3f}" for rebuild, cosine in errors.tolist())
+            if not errors.isfinite().all():
+                raise InputError(
+                    f"the error is not finite at step {step}; try a smaller --learning-rate than {learning_rate}"
+                )
             print(f"step {step}  {elapsed() / 60:.1f} min  error per scale (features, cosines): {shown}", flush=True)
         if time.monotonic() - last_save > 60 * save_every:
             save()
@@ -178,4 +187,8 @@ def export(network: nn.Module, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
