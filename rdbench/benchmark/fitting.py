@@ -90,10 +90,12 @@ def make_context(
         return build_student(teacher.backbone, seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def train_on(student: nn.Module, images: NormalImages, seed: int) -> nn.Module:
-        with reporter.step("  training", spec.epochs, "epochs") as step:
-            return train_student(
-                student, images, settings, seed, device, lambda _, loss: step.advance(note=f"loss {loss:.4f}")
-            )
+        with reporter.step("  training", spec.epochs * len(images)) as step:
+
+            def on_epoch(epoch: int, loss: float) -> None:
+                step.advance(len(images), note=f"epoch {epoch} of {spec.epochs}  loss {loss:.4f}")
+
+            return train_student(student, images, settings, seed, device, on_epoch)
 
     shared = GroupStudent(directory / "deterministic", lambda: train_on(new_student(spec.seed), train, spec.seed))
     context = FitContext(
