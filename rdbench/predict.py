@@ -27,13 +27,18 @@ class Said:
     score: float
     threshold: float
     uncertainty: float
-    review: bool
-    """Whether it is more uncertain than nine in ten normal calibration images are."""
+    doubtful: float
+    """Nine in ten normal calibration images (at alpha 0.10) are less uncertain than that."""
 
     @property
     def anomalous(self) -> bool:
         """The decision."""
         return self.score > self.threshold
+
+    @property
+    def review(self) -> bool:
+        """Whether a person should look."""
+        return self.uncertainty > self.doubtful
 
 
 def predict_images(
@@ -65,7 +70,5 @@ def predict_images(
                 figure.save(out / f"{number:03}-{path.stem}.png")
             except OSError as error:
                 raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
-        uncertainty = float(prediction.uncertainty[0])
-        yield Said(
-            path, float(prediction.anomaly_score[0]), result.threshold.value, uncertainty, uncertainty > doubtful
-        )
+        score, uncertainty = float(prediction.anomaly_score[0]), float(prediction.uncertainty[0])
+        yield Said(path, score, result.threshold.value, uncertainty, doubtful)

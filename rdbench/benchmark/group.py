@@ -58,7 +58,7 @@ def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> 
     runs: list[tuple[CellSpec, MethodRun]] = []
     for spec in specs:
         try:
-            bench.reporter.line(f"  fitting {spec.method}")
+            bench.reporter.line(f"  {'fitted before:' if group.is_fitted(spec) else 'fitting'} {spec.method}")
             runs.append((spec, MethodRun(group.fitted(spec))))
         except Exception as error:  # a stranger's method may raise anything
             outcomes.append(failed(bench, spec, "fit", error))
@@ -126,6 +126,10 @@ class _Group:
 
     def _method(self, spec: CellSpec) -> Method:
         return load_method(self.bench.settings.methods[spec.method], spec.options)
+
+    def is_fitted(self, spec: CellSpec) -> bool:
+        """Whether an earlier run has fitted the cell's method and was stopped before it was done."""
+        return self._cell_directory(spec).exists()
 
     def fitted(self, spec: CellSpec) -> Method:
         """The cell's method, fitted now or by an earlier run, and in any case loaded from what was saved."""

@@ -41,6 +41,12 @@ class KeptMethod:
         if file.sha256 != spec.method_sha256:
             raise InputError(f"{file.path} is not the file that {spec} was run with; run it again")
         self.result = result
+        if weights is None and spec.weights.startswith("file/"):
+            raise InputError(
+                f"{spec} was run with --weights {spec.weights[5:]}; name that file with --weights here too"
+            )
+        if spec.weights == "random":
+            weights = "random"
         self.device = choose_device(device)
         teacher = load_teacher(spec.backbone, weights, self.device)
         if teacher.weights_sha256 != spec.weights_sha256:

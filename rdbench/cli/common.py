@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-stdout = Console()
+# Tables in a file or a pipe have no terminal to fit into.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+
+stdout = Console(width=_WIDTH)
 stderr = Console(stderr=True)
 
 EXIT_FAILED = 1

@@ -85,8 +85,8 @@ def predict(
 
     for said in predict_images(cell, images, out, weights, device, methods_dir):
         decision = "anomalous" if said.anomalous else "normal"
-        review = "review" if said.review else "no review"
         say(
             f"{said.path}: {decision} (score {said.score:.4g}, threshold {said.threshold:.4g}), "
-            f"uncertainty {said.uncertainty:.3g}: {review}"
+            f"{'review' if said.review else 'no review'} (uncertainty {said.uncertainty:.3g}, "
+            f"review above {said.doubtful:.3g})"
         )

@@ -44,7 +44,7 @@ def test_three_kills_change_nothing(arguments: list[object], tmp_path: Path) -> 
     finish(arguments, tmp_path / "undisturbed")
     moments = random.Random(0)
     killed = tmp_path / "killed"
-    for line in ("fitting mc_dropout", "fitting deep_ensemble", "cells 4 to 6"):
+    for line in ("mc_dropout", "deep_ensemble", "cells 4 to 6"):
         process = start(*arguments, "--out", killed)
         assert process.stderr is not None
         assert any(line in printed for printed in process.stderr), f"no line {line!r} to kill at"

@@ -239,6 +239,9 @@ def test_single_images_get_a_decision_and_a_figure(rdbench: Command, root: Path,
     score = float(predictions.scores[0, index])
     assert f"score {score:.4g}, threshold {result.threshold.value:.4g}" in done.out
     assert ("anomalous" if score > result.threshold.value else "normal") in done.out
+    doubtful = np.sort(predictions.calibration_uncertainties)[9]  # rank ceil(11 * 0.9) = 10 of 10
+    review = predictions.uncertainties[0, index] > doubtful
+    assert ("review" if review else "no review") + " (uncertainty" in done.out
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["000-000_regular.png"]
     (tmp_path / "no.png").write_bytes(b"no image")
     assert rdbench("predict", directory, tmp_path / "no.png", "--weights", "random").code == 2
