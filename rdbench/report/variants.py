@@ -18,9 +18,10 @@ def method_labels(cells: Sequence[CellResult]) -> list[str]:
     """
     defaults = {name: file.defaults() for name, file in find_methods().items()}
     values: dict[tuple[str, ...], set[OptionValue]] = defaultdict(set)
+    shifts = _covering_shifts(cells)
     for cell in cells:
         scope = (cell.spec.method, cell.spec.dataset, cell.spec.backbone)
-        for kind, traits in (("option", cell.spec.options), ("setting", _settings(cell))):
+        for kind, traits in (("option", cell.spec.options), ("setting", _settings(cell, shifts))):
             for key, value in traits.items():
                 values[*scope, kind, key].add(value)
 
@@ -32,13 +33,26 @@ def method_labels(cells: Sequence[CellResult]) -> list[str]:
             for key, value in cell.spec.options.items()
             if (value != known[key] if key in known else len(values[*scope, "option", key]) > 1)
         ]
-        shown += [f"{key}={value}" for key, value in _settings(cell).items() if len(values[*scope, "setting", key]) > 1]
+        shown += [
+            f"{key}={value}"
+            for key, value in _settings(cell, shifts).items()
+            if len(values[*scope, "setting", key]) > 1
+        ]
         return f"{cell.spec.method}[{', '.join(shown)}]" if shown else cell.spec.method
 
     return [label(cell) for cell in cells]
 
 
-def _settings(cell: CellResult) -> dict[str, OptionValue]:
+def _covering_shifts(cells: Sequence[CellResult]) -> dict[tuple[str, ...], str]:
+    """For every choice of conditions the largest one here that has them all: a cell with fewer is no other thing."""
+    present = sorted({cell.spec.conditions for cell in cells}, key=lambda conditions: (-len(conditions), conditions))
+    return {
+        conditions: next(" ".join(c[1:]) or "none" for c in present if set(conditions) <= set(c))
+        for conditions in present
+    }
+
+
+def _settings(cell: CellResult, shifts: dict[tuple[str, ...], str]) -> dict[str, OptionValue]:
     """What decides a cell's numbers beside its options and its place in a table."""
     spec = cell.spec
     return {
@@ -51,7 +65,7 @@ def _settings(cell: CellResult) -> dict[str, OptionValue]:
         "alpha": cell.threshold.alpha,
         "protocol": spec.protocol,
         "source": spec.method_sha256[:8],
-        "shifts": " ".join(spec.conditions[1:]) or "none",
+        "shifts": shifts[spec.conditions],
     }
 
 

@@ -49,6 +49,14 @@ def test_a_cell_that_is_there_twice_counts_once_and_the_one_with_more_conditions
     assert ranking.conditions == ("clean", "noise:3")
 
 
+def test_cells_with_other_shifts_are_shown_side_by_side(make_cell):
+    blur = make_cell(conditions=("clean", "blur:3"))
+    noise = make_cell(conditions=("clean", "noise:3"))
+    [ranking] = make_rankings([blur, noise])
+    assert len(ranking.cells) == 2
+    assert [method.split("[")[1] for method in ranking.methods] == ["shifts=blur:3]", "shifts=noise:3]"]
+
+
 def test_one_cell_keeps_its_own_interval(make_cell):
     [ranking] = make_rankings([make_cell(figures={"image_auroc": 0.9})])
     assert mean_of(ranking, "image_auroc") == pytest.approx((0.9, 0.86, 0.93))
