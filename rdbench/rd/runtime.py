@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
 def share_cores() -> None:
     """Let OpenMP's threads sleep while they wait for each other, unless the user's environment says otherwise.
 
-    By default they spin, and two processes that spin on the same cores slow each other down tenfold, not twofold.
+    By default they spin, and two processes that spin on the same cores slow each other down many times, not twofold.
     To be called before torch is imported: OpenMP reads its settings once.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
