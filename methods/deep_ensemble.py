@@ -21,18 +21,14 @@ from rdbench.uq.seeds import member_seeds
 @dataclass
 class DeepEnsemble:
     members: int = 5
-    "students; the first is the deterministic one, the others are trained"
+    "students, each from a seed of its own; the first is the deterministic one"
 
     def __post_init__(self) -> None:
         if self.members < 1:
             raise ValueError(f"members must be at least 1, got {self.members}")
 
     def fit(self, train: NormalImages, context: FitContext) -> None:
-        others = member_seeds(context.seed, self.members)[1:]
-        self.students = [
-            context.deterministic(),
-            *(context.train(context.new_student(seed), train, seed) for seed in others),
-        ]
+        self.students = [context.trained(seed) for seed in member_seeds(context.seed, self.members)]
 
     def predict(self, batch: Batch) -> Prediction:
         size = batch.images.shape[-2:]

@@ -29,6 +29,8 @@ class MCDropout:
     samples: int = 20
     "networks sampled per prediction"
 
+    predicting = ("samples",)
+
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:
             raise ValueError(f"p must be in [0, 1), got {self.p:g}")

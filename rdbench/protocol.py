@@ -1,7 +1,9 @@
 """What a contributor implements: a :class:`Method`, and what it is handed.
 
 A method file in `methods/` holds one dataclass whose fields are the method's options (name, type, default, and a
-string below the field that says in one line what it does) and which has the four functions of :class:`Method`.
+string below the field that says in one line what it does) and which has the four functions of :class:`Method`. The
+class may name options that matter to `predict` alone, `predicting = ("samples",)`: cells that differ in nothing else
+are fitted once.
 Nothing a method is handed tells of labels, masks, defect types, file names or test images before prediction.
 
 Notation: B images of H x W pixels; K members or samples; the teacher's pyramid has strides 4, 8 and 16.
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from rdbench.rd.teacher import Teacher
 
     Pyramid = tuple[Tensor, ...]
+    Loss = Callable[[Pyramid, Any], Tensor]
+    """(the teacher's pyramid, what the trained module made of it) -> what is minimised, a scalar."""
 
 
 class Batch:
@@ -80,6 +84,34 @@ class Prediction:
     """(K, B), the anomaly score of each member or sample, for readouts afterwards."""
 
 
+class Train(Protocol):
+    """The RD training routine: the released recipe for as many epochs as the run says, or a change of it."""
+
+    def __call__(
+        self,
+        student: nn.Module,
+        images: NormalImages,
+        seed: int,
+        *,
+        loss: Loss | None = None,
+        epochs: float = 1.0,
+        rate: Callable[[float], float] | None = None,
+        after_epoch: Callable[[int, int], None] | None = None,
+    ) -> nn.Module:
+        """Train `student` in place on the features of `images`; return it in eval mode.
+
+        Args:
+            student: takes the teacher's pyramid; parameters that ask for no gradient stay as they are.
+            seed: of the order of the images and of what the student draws.
+            loss: in place of RD's, which compares the student's pyramid with the teacher's.
+            epochs: as a share of the run's, at least one epoch.
+            rate: share of the training that is done, in [0, 1) -> factor on the released learning rate.
+            after_epoch: called with the epoch that has ended, from 1, and the number of epochs, the student in train
+                mode.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class FitContext:
     """What `fit` and `load` may use beside the training images."""
@@ -92,10 +124,14 @@ class FitContext:
     seed: int
     new_student: Callable[[int], Student]
     """`new_student(seed)`: an untrained bottleneck and decoder for this teacher."""
-    train: Callable[[nn.Module, NormalImages, int], nn.Module]
-    """`train(student, images, seed)`: the RD training routine; trains in place, returns it in eval mode."""
-    deterministic: Callable[[], Student]
-    """The trained student of the `deterministic` cell of the same group; shared: do not change it."""
+    train: Train
+    """`train(student, images, seed)` trains in place and returns the student in eval mode."""
+    trained: Callable[[int], Student]
+    """`trained(seed)`: `new_student(seed)`, trained with that seed; shared within the group: do not change it."""
+
+    def deterministic(self) -> Student:
+        """The trained student of the `deterministic` cell of the same group; shared: do not change it."""
+        return self.trained(self.seed)
 
 
 class Method(Protocol):

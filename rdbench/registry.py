@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import itertools
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rdbench.errors import InputError, unknown
 
@@ -79,6 +80,8 @@ class MethodFile:
     description: str = ""
     class_name: str = ""
     options: tuple[Option, ...] = ()
+    predicting: tuple[str, ...] = ()
+    """Options that matter to `predict` alone."""
     problem: str = ""
 
     def defaults(self) -> dict[str, OptionValue]:
@@ -148,7 +151,8 @@ def read_method_file(path: Path, origin: str) -> MethodFile:
             summary=description.split("\n")[0],
             description=description,
             class_name=node.name,
-            options=tuple(_options(node)),
+            options=(options := tuple(_options(node))),
+            predicting=_predicting(node, options),
         )
     except SyntaxError as error:
         problem = f"syntax error in line {error.lineno}: {error.msg}"
@@ -206,6 +210,18 @@ def _options(node: ast.ClassDef) -> Iterable[Option]:
         yield Option(name, kind, default, text, choices)
 
 
+def _predicting(node: ast.ClassDef, options: Iterable[Option]) -> tuple[str, ...]:
+    """The names in the class's `predicting`, if it has one."""
+    for item in node.body:
+        if isinstance(item, ast.Assign) and any(ast.unparse(target) == "predicting" for target in item.targets):
+            names = ast.literal_eval(item.value)
+            known = {option.name for option in options}
+            if not isinstance(names, tuple) or not known.issuperset(names):
+                raise ValueError(f"predicting of class {node.name} must be a tuple of its options' names, is {names!r}")
+            return names
+    return ()
+
+
 def _option_type(name: str, annotation: ast.expr) -> tuple[str, tuple[OptionValue, ...]]:
     if isinstance(annotation, ast.Name) and annotation.id in ("int", "float", "bool", "str"):
         return annotation.id, ()
@@ -222,20 +238,27 @@ def get_method(name: str, methods: Mapping[str, MethodFile]) -> MethodFile:
     return methods[name]
 
 
-def parse_options(names: Iterable[str], pairs: Iterable[str], methods: Mapping[str, MethodFile]) -> dict[str, Any]:
-    """Options of each named method, defaults filled in, from `key=value` or `method.key=value` pairs.
+def parse_options(
+    names: Iterable[str], pairs: Iterable[str], methods: Mapping[str, MethodFile]
+) -> dict[str, list[dict[str, OptionValue]]]:
+    """Choices of options for each named method, defaults filled in, from `key=value` or `method.key=value` pairs.
 
-    A plain key goes to every named method that has it. Raises InputError for what no method understands.
+    A plain key goes to every named method that has it. Values with commas between them (`p=0.1,0.3`) make one choice
+    for each, and lists of several options make every combination. A later pair for the same option replaces an earlier.
+
+    Raises InputError for what no method understands.
     """
-    options = {name: methods[name].defaults() for name in names}
-    runnable = [name for name in options if not methods[name].problem]
+    values: dict[str, dict[str, list[OptionValue]]] = {
+        name: {key: [value] for key, value in methods[name].defaults().items()} for name in names
+    }
+    runnable = [name for name in values if not methods[name].problem]
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"option {pair!r}: write it as key=value")
         method, _, field = key.rpartition(".")
-        if method and method not in options:
-            raise InputError(f"option {pair!r}: the method {method!r} is not among those to run: {', '.join(options)}")
+        if method and method not in values:
+            raise InputError(f"option {pair!r}: the method {method!r} is not among those to run: {', '.join(values)}")
         takers = [
             (name, option)
             for name in ([method] if method else runnable)
@@ -247,10 +270,14 @@ def parse_options(names: Iterable[str], pairs: Iterable[str], methods: Mapping[s
             raise unknown(f"option of {method or ', '.join(runnable)}", field, known)
         for name, option in takers:
             try:
-                options[name][field] = option.parse(text)
+                texts = [text] if option.type == "str" else text.split(",")
+                values[name][field] = list(dict.fromkeys(option.parse(each.strip()) for each in texts))
             except ValueError as error:
                 raise InputError(f"option {field} of {name}: {error}") from None
-    return options
+    return {
+        name: [dict(zip(choices, chosen, strict=True)) for chosen in itertools.product(*choices.values())]
+        for name, choices in values.items()
+    }
 
 
 def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Method:

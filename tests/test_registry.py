@@ -110,8 +110,31 @@ def test_options_are_parsed_by_type_and_go_to_whom_they_fit(folder: Path) -> Non
     methods = find_methods(folder)
     names = ["good", "deterministic"]
     options = parse_options(names, ["samples=7", "good.where=there", "fast=true"], methods)
-    assert options["good"] == {"samples": 7, "where": "there", "rate": 0.5, "fast": True}
-    assert options["deterministic"] == methods["deterministic"].defaults()
+    assert options["good"] == [{"samples": 7, "where": "there", "rate": 0.5, "fast": True}]
+    assert options["deterministic"] == [methods["deterministic"].defaults()]
+
+
+def test_values_with_commas_make_every_combination(folder: Path) -> None:
+    options = parse_options(["good"], ["samples=1,2,2", "where=here, there", "rate=0.1"], find_methods(folder))
+    assert [(choice["samples"], choice["where"], choice["rate"]) for choice in options["good"]] == [
+        (1, "here", 0.1),
+        (1, "there", 0.1),
+        (2, "here", 0.1),
+        (2, "there", 0.1),
+    ]
+    with pytest.raises(InputError, match="'' is no int"):
+        parse_options(["good"], ["samples=1,"], find_methods(folder))
+
+
+def test_options_for_predicting_alone_are_read(folder: Path) -> None:
+    source = GOOD.format(marker=folder.parent / "x")
+    method_class = source.replace("    samples: int", '    predicting = ("samples",)\n    samples: int')
+    (folder / "sampler.py").write_text(method_class)
+    (folder / "misled.py").write_text(method_class.replace('("samples",)', '("sample",)'))
+    methods = find_methods(folder)
+    assert (methods["sampler"].problem, methods["sampler"].predicting) == ("", ("samples",))
+    assert methods["good"].predicting == ()
+    assert "must be a tuple of its options' names" in methods["misled"].problem
 
 
 @pytest.mark.parametrize(
@@ -151,7 +174,7 @@ def test_a_method_may_refuse_a_value(folder: Path) -> None:
     methods = find_methods(folder)
     options = parse_options(["good"], ["rate=1.5"], methods)
     with pytest.raises(InputError, match=r"method good: rate must be in \[0, 1\), got 1.5"):
-        load_method(methods["good"], options["good"])
+        load_method(methods["good"], options["good"][0])
 
 
 def test_a_file_that_does_not_import_breaks_alone(folder: Path) -> None:

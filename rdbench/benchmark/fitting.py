@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,58 +19,65 @@ from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
 from rdbench.protocol import FitContext, Method, NormalImages
+from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.teacher import Teacher
 from rdbench.rd.training import TrainingSettings, train_student
 from rdbench.uq.checkpoints import load_student, save_student
 
+if TYPE_CHECKING:
+    from rdbench.protocol import Loss
+
+COST = "cost.json"
+
 
 @dataclass(frozen=True)
 class FitCost:
-    """What fitting took, the kept teacher features left out."""
+    """What fitting took, the kept teacher features and the students shared with other methods left out."""
 
     seconds: float
     passes: int
-    """Images through a decoder, while a student was trained."""
-    used_deterministic: bool
+    """Images through a decoder, while a network was trained."""
+    shared: tuple[int, ...] = ()
+    """Seeds of the shared students that the method is made of."""
 
 
-class GroupStudent:
-    """The `deterministic` student that the methods of a group share: trained on first use, then read from disk."""
+class SharedStudents:
+    """The plainly trained students of a group, by seed: each is trained on first use, then read from disk."""
 
-    def __init__(self, directory: Path, train: Callable[[], nn.Module]) -> None:
+    def __init__(self, directory: Path, train: Callable[[int], nn.Module]) -> None:
         self._directory = directory
         self._train = train
-        self._student: Student | None = None
-        self.used = False
-        """Whether it was asked for since this was last set to False."""
+        self._students: dict[int, Student] = {}
+        self.asked: list[int] = []
+        """The seeds asked for since this was last cleared."""
         self.seconds = 0.0
-        """What training it took since this was last set to 0; nothing if it was there."""
+        """What training them took since this was last set to 0."""
 
-    def load(self, context: FitContext) -> Student:
-        """The trained student, trained now if it is not there."""
-        self.used = True
-        if not self._directory.exists():
+    def load(self, seed: int, context: FitContext) -> Student:
+        """The student trained with `seed`, trained now if it is not there."""
+        self.asked.append(seed)
+        directory = self._directory / str(seed)
+        if not directory.exists():
             with Stopwatch(context.device) as watch, count_passes() as passes:
-                student = self._train()
-            self.seconds = watch.seconds
-            cost = FitCost(watch.seconds, passes["decoder"], used_deterministic=False)
+                student = self._train(seed)
+            self.seconds += watch.seconds
+            cost = FitCost(watch.seconds, passes["decoder"])
 
             def write(path: Path) -> None:
                 save_student(student, path / "student.safetensors")
-                (path / "cost.json").write_text(json.dumps(asdict(cost)))
+                _write_cost(cost, path)
 
-            _write_whole(self._directory, write)
-        if self._student is None:
-            self._student = load_student(self._directory / "student.safetensors", context)
-            self._student.requires_grad_(False)
-        return self._student
+            _write_whole(directory, write)
+        if seed not in self._students:
+            student = load_student(directory / "student.safetensors", context)
+            self._students[seed] = student.requires_grad_(False)
+        return self._students[seed]
 
-    @property
-    def cost(self) -> FitCost:
-        """What its training cost when it was trained."""
-        return FitCost(**json.loads((self._directory / "cost.json").read_text()))
+    def cost(self, seed: int) -> FitCost:
+        """What training that student cost when it was trained."""
+        return fit_cost(self._directory / str(seed))
 
 
 def make_context(
@@ -82,22 +89,33 @@ def make_context(
     device: torch.device,
     directory: Path,
     reporter: Reporter,
-) -> tuple[FitContext, GroupStudent]:
-    """The context that every method of the group is fitted with, and the student they share."""
-    settings = TrainingSettings(epochs=spec.epochs, batch_size=spec.batch_size, precision=spec.precision)
+) -> tuple[FitContext, SharedStudents]:
+    """The context that every method of the group is fitted with, and the students they share."""
 
     def new_student(seed: int) -> Student:
         return build_student(teacher.backbone, seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def train_on(student: nn.Module, images: NormalImages, seed: int) -> nn.Module:
-        with reporter.step("  training", spec.epochs * len(images)) as step:
+    def train_on(
+        student: nn.Module,
+        images: NormalImages,
+        seed: int,
+        *,
+        loss: Loss | None = None,
+        epochs: float = 1.0,
+        rate: Callable[[float], float] | None = None,
+        after_epoch: Callable[[int, int], None] | None = None,
+    ) -> nn.Module:
+        settings = TrainingSettings(max(1, round(epochs * spec.epochs)), spec.batch_size, spec.precision)
+        with reporter.step("  training", settings.epochs * len(images)) as step:
 
-            def on_epoch(epoch: int, loss: float) -> None:
-                step.advance(len(images), note=f"epoch {epoch} of {spec.epochs}  loss {loss:.4f}")
+            def on_epoch(epoch: int, mean_loss: float) -> None:
+                step.advance(len(images), note=f"epoch {epoch} of {settings.epochs}  loss {mean_loss:.4f}")
+                if after_epoch is not None:
+                    after_epoch(epoch, settings.epochs)
 
-            return train_student(student, images, settings, seed, device, on_epoch)
+            return train_student(student, images, settings, seed, device, on_epoch, loss or distillation_loss, rate)
 
-    shared = GroupStudent(directory / "deterministic", lambda: train_on(new_student(spec.seed), train, spec.seed))
+    shared = SharedStudents(directory / "students", lambda seed: train_on(new_student(seed), train, seed))
     context = FitContext(
         teacher=teacher,
         calibration=calibration,
@@ -105,7 +123,7 @@ def make_context(
         seed=spec.seed,
         new_student=new_student,
         train=train_on,
-        deterministic=lambda: shared.load(context),
+        trained=lambda seed: shared.load(seed, context),
     )
     return context, shared
 
@@ -114,48 +132,54 @@ def fit(
     method: Method,
     train: NormalImages,
     context: FitContext,
-    shared: GroupStudent,
+    shared: SharedStudents,
     precision: Precision,
     directory: Path,
 ) -> None:
     """Fit a method into `directory` (`model/` and `cost.json`), unless an earlier run has done so."""
     if directory.exists():
         return
-    shared.used, shared.seconds, passes = False, 0.0, 0
+    shared.asked.clear()
+    shared.seconds, passes = 0.0, 0
 
-    def counted(student: nn.Module, images: NormalImages, seed: int) -> nn.Module:
+    def counted(*arguments: Any, **options: Any) -> nn.Module:
         nonlocal passes
         with count_passes() as trained:
-            student = context.train(student, images, seed)
+            student = context.train(*arguments, **options)
         passes += trained["decoder"]
         return student
 
     seed_everything(context.seed)
     with Stopwatch(context.device) as watch, autocast(context.device, precision):
         method.fit(train, replace(context, train=counted))
-    cost = FitCost(watch.seconds - shared.seconds, passes, shared.used)
+    cost = FitCost(watch.seconds - shared.seconds, passes, tuple(dict.fromkeys(shared.asked)))
 
     def write(path: Path) -> None:
         (path / "model").mkdir()
         method.save(path / "model")
-        (path / "cost.json").write_text(json.dumps(asdict(cost)))
+        _write_cost(cost, path)
 
     _write_whole(directory, write)
 
 
-def load_fitted(method: Method, context: FitContext, shared: GroupStudent, directory: Path) -> None:
-    """Load what :func:`fit` saved; a method that takes the shared student only now pays for it as well."""
-    shared.used = False
+def load_fitted(method: Method, context: FitContext, shared: SharedStudents, directory: Path) -> None:
+    """Load what :func:`fit` saved; a method that takes a shared student only now pays for it as well."""
+    shared.asked.clear()
     seed_everything(context.seed)
     method.load(directory / "model", context)
     cost = fit_cost(directory)
-    if shared.used and not cost.used_deterministic:
-        (directory / "cost.json").write_text(json.dumps(asdict(replace(cost, used_deterministic=True))))
+    if late := [seed for seed in dict.fromkeys(shared.asked) if seed not in cost.shared]:
+        _write_cost(replace(cost, shared=(*cost.shared, *late)), directory)
 
 
 def fit_cost(directory: Path) -> FitCost:
-    """What :func:`fit` measured when it fitted the method in `directory`."""
-    return FitCost(**json.loads((directory / "cost.json").read_text()))
+    """What was measured when what lies in `directory` was fitted."""
+    kept = json.loads((directory / COST).read_text())
+    return FitCost(kept["seconds"], kept["passes"], tuple(kept["shared"]))
+
+
+def _write_cost(cost: FitCost, directory: Path) -> None:
+    (directory / COST).write_text(json.dumps(asdict(cost)))
 
 
 def seed_everything(seed: int) -> None:

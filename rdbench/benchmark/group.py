@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +122,30 @@ class _Group:
         )
 
     def _cell_directory(self, spec: CellSpec) -> Path:
-        return self.directory / spec.path.name
+        path = self.directory / "cells" / spec.path.name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _fit_directory(self, spec: CellSpec) -> Path:
+        """The fitted method's: one for all cells that differ in nothing that fitting depends on."""
+        predicting = self.bench.settings.methods[spec.method].predicting
+        fitting = {name: value for name, value in spec.options.items() if name not in predicting}
+        same_fit = spec.model_copy(update={"options": fitting, "conditions": ()})
+        return self.directory / "fitted" / same_fit.path.name
 
     def _method(self, spec: CellSpec) -> Method:
         return load_method(self.bench.settings.methods[spec.method], spec.options)
 
     def is_fitted(self, spec: CellSpec) -> bool:
         """Whether an earlier run has fitted the cell's method and was stopped before it was done."""
-        return self._cell_directory(spec).exists()
+        return self._fit_directory(spec).exists()
 
     def fitted(self, spec: CellSpec) -> Method:
         """The cell's method, fitted now or by an earlier run, and in any case loaded from what was saved."""
-        fit(self._method(spec), self.train, self.context, self.shared, spec.precision, self._cell_directory(spec))
+        directory = self._fit_directory(spec)
+        fit(self._method(spec), self.train, self.context, self.shared, spec.precision, directory)
         method = self._method(spec)
-        load_fitted(method, self.context, self.shared, self._cell_directory(spec))
+        load_fitted(method, self.context, self.shared, directory)
         return method
 
     def predict(self, runs: Sequence[MethodRun]) -> float:
@@ -164,13 +174,13 @@ class _Group:
             provenance=self.bench.provenance,
             split=self._split(),
             threshold=threshold,
-            cost=self._cost(run, fit_cost(self._cell_directory(spec)), teacher_seconds),
+            cost=self._cost(run, fit_cost(self._fit_directory(spec)), teacher_seconds),
             pixel=pixel_figures(spec.conditions, run.pixel, segmentation_threshold(run.normal_pixels)),
             image=image,
             predictions_sha256=sha256(path),
             interval=INTERVAL,
         )
-        model = self._cell_directory(spec) / "model" if self.bench.settings.keep_models else None
+        model = self._fit_directory(spec) / "model" if self.bench.settings.keep_models else None
         self.bench.store.write(result, path, model)
         return result
 
@@ -186,14 +196,12 @@ class _Group:
         )
 
     def _cost(self, run: MethodRun, cost: FitCost, teacher_seconds: float) -> dict[str, Figure]:
-        """What the method would cost alone: the teacher's share and the shared student's training included."""
-        if cost.used_deterministic:
-            shared = self.shared.cost
-            cost = replace(cost, seconds=cost.seconds + shared.seconds, passes=cost.passes + shared.passes)
+        """What the method would cost alone: the teacher's share and the shared students' training included."""
+        trainings = [cost, *map(self.shared.cost, cost.shared)]
         images = sum(count for count, _ in run.batch_seconds)
         figures = {
-            "train_seconds": cost.seconds + self.train_feature_seconds,
-            "train_passes": cost.passes,
+            "train_seconds": sum(each.seconds for each in trainings) + self.train_feature_seconds,
+            "train_passes": sum(each.passes for each in trainings),
             "inference_ms": 1000 * (teacher_seconds + median_seconds(run.batch_seconds)),
             "teacher_passes": 1 + run.passes["teacher"] / images,
             "bottleneck_passes": run.passes["bottleneck"] / images,

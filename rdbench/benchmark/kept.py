@@ -72,7 +72,7 @@ class KeptMethod:
 def _context(teacher: Teacher, seed: int, device: torch.device) -> FitContext:
     """A context that gives what loading needs, and refuses what only fitting does."""
 
-    def refuse(*_: object) -> NoReturn:
+    def refuse(*_: object, **__: object) -> NoReturn:
         raise InputError("a kept method asked for training while it was loaded; its `load` must read all it needs")
 
     nothing = FeatureBank(np.empty((0, 32, 32, 3), np.uint8), teacher, device, "fp32", 1, Path())
@@ -86,5 +86,5 @@ def _context(teacher: Teacher, seed: int, device: torch.device) -> FitContext:
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         ),
         train=refuse,
-        deterministic=refuse,
+        trained=refuse,
     )

@@ -9,12 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rdbench.datasets import list_categories
 from rdbench.errors import InputError, unknown
 from rdbench.rd.backbones import get_backbone
-from rdbench.registry import MethodFile, find_methods, get_method, parse_options
+from rdbench.registry import MethodFile, OptionValue, find_methods, get_method, parse_options
 from rdbench.shifts import Condition, parse_shift
 
 RELEASED_EPOCHS = 200
@@ -30,7 +29,8 @@ class RunSettings:
     root: Path | None
     categories: tuple[str, ...]
     methods: dict[str, MethodFile]
-    options: dict[str, dict[str, Any]]
+    options: dict[str, list[dict[str, OptionValue]]]
+    """The choices of options that each method is run with."""
     seeds: tuple[int, ...]
     shifts: tuple[Condition, ...]
     backbone: str

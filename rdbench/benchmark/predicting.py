@@ -311,4 +311,5 @@ def predictions_of(run: MethodRun, category: Category, conditions: Sequence[str]
         member_scores=run.said.members,
         calibration_scores=run.calibration.scores[0],
         calibration_uncertainties=run.calibration.uncertainties[0],
+        calibration_members=run.calibration.members[0],
     )

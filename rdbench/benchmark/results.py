@@ -179,6 +179,8 @@ class Predictions:
     """(m,)"""
     calibration_uncertainties: NDArray[np.float32]
     """(m,)"""
+    calibration_members: NDArray[np.float32]
+    """(K, m)"""
 
     def save(self, path: Path) -> None:
         """Write as a compressed NumPy archive without pickled objects."""

@@ -10,7 +10,7 @@ from rdbench.benchmark.group import Bench, failed, run_group
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.provenance import provenance
-from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec
+from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec, OptionValue
 from rdbench.benchmark.store import Store, open_store
 from rdbench.datasets import load_category
 from rdbench.datasets.base import Category
@@ -42,7 +42,8 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
     store = open_store(settings.out, create=True)
     for name, method in settings.methods.items():
         try:
-            load_method(method, settings.options[name])
+            for options in settings.options[name]:
+                load_method(method, options)
         except BrokenMethod as error:
             reporter.line(f"method {name} cannot run: {error}")
     categories = {
@@ -55,7 +56,11 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
     outcome = Outcome()
     waiting: dict[tuple[str, int], list[CellSpec]] = {}
     for group, category in categories.items():
-        specs = [_spec(settings, teacher, precision, category, method, group[1]) for method in settings.methods]
+        specs = [
+            _spec(settings, teacher, precision, category, method, options, group[1])
+            for method in settings.methods
+            for options in settings.options[method]
+        ]
         waiting[group] = [spec for spec in specs if not store.has(spec, with_model=settings.keep_models)]
         outcome.results += [_reused(store, spec, settings.alpha) for spec in specs if spec not in waiting[group]]
     outcome.reused = done = len(outcome.results)
@@ -84,14 +89,20 @@ def _reused(store: Store, spec: CellSpec, alpha: float) -> CellResult:
 
 
 def _spec(
-    settings: RunSettings, teacher: Teacher, precision: str, category: Category, method: str, seed: int
+    settings: RunSettings,
+    teacher: Teacher,
+    precision: str,
+    category: Category,
+    method: str,
+    options: dict[str, OptionValue],
+    seed: int,
 ) -> CellSpec:
     return CellSpec(
         protocol=PROTOCOL_VERSION,
         dataset=settings.dataset,
         category=category.name,
         method=method,
-        options=settings.options[method],
+        options=options,
         method_sha256=settings.methods[method].sha256,
         seed=seed,
         backbone=settings.backbone,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
@@ -34,22 +35,27 @@ def train_student(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, float], None] | None = None,
+    loss: Callable[[tuple[Tensor, ...], Any], Tensor] = distillation_loss,
+    rate: Callable[[float], float] | None = None,
 ) -> nn.Module:
     """Train `student` in place on normal `images`; return it in eval mode, as the last epoch left it.
 
-    The student maps the teacher's pyramid to a pyramid of the same shapes. One `seed` gives the same weights, bit
-    for bit, on one machine; the caller's random state is left as it was.
+    The student maps the teacher's pyramid to what `loss` compares with it; parameters that ask for no gradient stay as
+    they are. One `seed` gives the same weights, bit for bit, on one machine; the caller's random state is left as it
+    was.
 
     Args:
         on_epoch: called after each epoch with its number, from 1, and its mean loss per image.
+        rate: share of the steps that are done, in [0, 1) -> factor on the learning rate.
 
     Raises:
         InputError: the loss is not finite.
     """
     student.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(
-        student.parameters(), lr=LEARNING_RATE, betas=BETAS, fused=device.type in ("cpu", "cuda")
-    )
+    wanted = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(wanted, lr=LEARNING_RATE, betas=BETAS, fused=device.type in ("cpu", "cuda"))
+    steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
+    step = 0
     shuffle = torch.Generator().manual_seed(seed)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -59,13 +65,17 @@ def train_student(
         for epoch in range(1, settings.epochs + 1):
             total = torch.zeros((), device=device)
             for indices in torch.split(torch.randperm(len(images), generator=shuffle), settings.batch_size):
+                if rate is not None:
+                    for group in optimizer.param_groups:
+                        group["lr"] = LEARNING_RATE * rate(step / steps)
                 features = images.batch(indices).features
                 with autocast(device, settings.precision):
-                    loss = distillation_loss(features, student(features))
+                    value = loss(features, student(features))
                 optimizer.zero_grad()
-                torch.autograd.backward(loss)
+                torch.autograd.backward(value)
                 optimizer.step()
-                total += loss.detach() * len(indices)
+                total += value.detach() * len(indices)
+                step += 1
             mean_loss = total.item() / len(images)  # the epoch's only wait for the device
             if not math.isfinite(mean_loss):
                 raise InputError(

@@ -101,7 +101,11 @@ def _check(predictions: Predictions) -> None:
     wrong = [name for name, array in texts.items() if array.shape != (images,) or array.dtype.kind != "U"]
     wrong += [name for name, array in per_image.items() if array.shape != (conditions, images)]
     wrong += [name for name, array in calibration.items() if array.ndim != 1 or not len(array)]
-    numbers = per_image | calibration | {"member_scores": p.member_scores}
+    members = {"member_scores": p.member_scores, "calibration_members": p.calibration_members}
+    count = p.calibration_members.shape[0] if p.calibration_members.ndim else 0
+    shapes = {"member_scores": (conditions, count, images), "calibration_members": (count, len(p.calibration_scores))}
+    wrong += [name for name, array in members.items() if array.shape != shapes[name]]
+    numbers = per_image | calibration | members
     wrong += [name for name, array in numbers.items() if array.dtype.kind != "f" or not np.isfinite(array).all()]
     if p.labels.shape != (images,) or not np.isin(p.labels, (0, 1)).all():
         wrong.append("labels")

@@ -85,6 +85,7 @@ def make_predictions(seed: int = 0, images: int = 40, members: int = 3, shift: f
         member_scores=np.stack([scores + random.normal(size=scores.shape) for _ in range(members)], 1).astype("f4"),
         calibration_scores=random.normal(size=19).astype("f4"),
         calibration_uncertainties=np.ones(19, "f4"),
+        calibration_members=np.empty((0, 19), "f4"),
     )
 
 

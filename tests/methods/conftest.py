@@ -1,17 +1,21 @@
 """A small world for methods: striped images, an untrained teacher, and all else that a FitContext holds."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from rdbench.protocol import Batch, FitContext
+from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import load_teacher
 from rdbench.rd.training import TrainingSettings, train_student
 from rdbench.registry import find_methods, load_method
 
 METHODS = find_methods()
+
+EPOCHS = 2
 
 
 class Images:
@@ -50,11 +54,21 @@ class World:
         self.trained = []
         backbone = self.teacher.backbone
 
-        def train(student, images, seed):
-            self.trained.append(seed)
-            return train_student(student, images, TrainingSettings(epochs=1, batch_size=3), seed, device)
+        def train(student, images, seed, *, loss=distillation_loss, epochs=1.0, rate=None, after_epoch=None):
+            settings = TrainingSettings(epochs=max(1, round(epochs * EPOCHS)), batch_size=3)
 
-        self.student = train(build_student(backbone, 0), self.train, 0)
+            def on_epoch(epoch, _):
+                if after_epoch is not None:
+                    after_epoch(epoch, settings.epochs)
+
+            self.trained.append(seed)
+            return train_student(student, images, settings, seed, device, on_epoch, loss, rate)
+
+        @cache
+        def trained(seed):
+            return train(build_student(backbone, seed), self.train, seed).requires_grad_(False)
+
+        self.student = trained(0)
         self.context = FitContext(
             teacher=self.teacher,
             calibration=self.calibration,
@@ -62,7 +76,7 @@ class World:
             seed=0,
             new_student=lambda seed: build_student(backbone, seed),
             train=train,
-            deterministic=lambda: self.student,
+            trained=trained,
         )
 
     def fitted(self, name, directory: Path, **options):

@@ -139,6 +139,7 @@ def make_predictions(method: str, category: str, seed: int, images: int = 60) ->
         member_scores=np.zeros((len(CONDITIONS), 0, images), np.float32),
         calibration_scores=calibration.astype(np.float32),
         calibration_uncertainties=np.abs(calibration).astype(np.float32),
+        calibration_members=np.empty((0, len(calibration)), np.float32),
     )
 
 
