@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdbench.benchmark.cost import Stopwatch
 from rdbench.protocol import Batch
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
 from rdbench.rd.precision import Precision, autocast
@@ -45,34 +47,49 @@ def map_at_size(values: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
     return to_numpy(values)
 
 
+class Pixels(Protocol):
+    """Images, (N, H, W, 3) uint8."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
+
 class FeatureBank:
     """Normal images with the teacher's features computed once and kept: the `NormalImages` of the protocol.
 
     Args:
-        images: (N, H, W, 3) uint8.
+        images: (N, H, W, 3) uint8, an array or one that is still being filled.
+        on_batch: called with the number of images whose features have just been computed.
         directory: where features go that are too large for memory.
     """
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
+        images: Pixels,
         teacher: Teacher,
         device: torch.device,
         precision: Precision,
         batch_size: int,
         directory: Path,
+        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self._images = images
         self._device = device
         self._features: list[Tensor] = []
+        self.seconds = 0.0
+        """What computing the features took."""
         for start in range(0, len(images), batch_size):
             pixels = normalise(to_unit(images[start : start + batch_size], device))
-            with torch.inference_mode(), autocast(device, precision):
+            with torch.inference_mode(), autocast(device, precision), Stopwatch(device) as watch:
                 pyramid = teacher(pixels)
+            self.seconds += watch.seconds
             if not self._features:
                 self._features = self._allocate(pyramid, len(images), directory)
             for kept, scale in zip(self._features, pyramid, strict=True):
                 kept[start : start + len(pixels)] = scale.permute(0, 2, 3, 1)
+            if on_batch is not None:
+                on_batch(len(pixels))
 
     def _allocate(self, pyramid: Sequence[Tensor], count: int, directory: Path) -> list[Tensor]:
         """One (N, h, w, C) tensor per scale: channels last, so that any choice of images is channels last too."""

@@ -24,6 +24,7 @@ from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, Predictions
 from rdbench.datasets.base import Category, ImageRecord
+from rdbench.datasets.decode import DecodedImages
 from rdbench.errors import InputError
 from rdbench.metrics.localization import PixelMoments, Regions, find_regions
 from rdbench.protocol import Batch, Method, Prediction
@@ -38,8 +39,7 @@ class TestSet:
     """A category's decoded test images."""
 
     category: Category
-    images: NDArray[np.uint8]
-    """(n, H, W, 3)"""
+    images: DecodedImages
     regions: Sequence[Regions]
     """Each mask's connected regions, at the image's own size."""
 
@@ -47,7 +47,7 @@ class TestSet:
         """The regions where the condition shows them: a geometric shift moves the masks with the pixels."""
         if condition is None or condition.kind not in KINDS or not KINDS[condition.kind].geometric:
             return self.regions
-        size = self.images.shape[1:3]
+        size = self.images.size
         moved = []
         for image, regions in zip(self.category.test, self.regions, strict=True):
             mask = np.zeros(regions.shape, bool)
@@ -211,6 +211,32 @@ def _predict_test(
                         _add_pixels(run.pixel[index], prediction, chosen, regions, test.category.test)
                 step.advance(len(chosen), note=str(condition or CLEAN))
     return median_seconds(teacher_seconds)
+
+
+def predict_again(
+    run: MethodRun,
+    chosen: NDArray[np.int64],
+    *,
+    test: TestSet,
+    teacher: Teacher,
+    device: torch.device,
+    precision: Precision,
+    batch_size: int,
+    seed: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """(n, H, W) anomaly maps and, if the method has them, uncertainty maps of n clean test images, predicted once more.
+
+    What that takes is no part of the method's cost.
+    """
+    maps, unsure = [], []
+    with torch.inference_mode(), autocast(device, precision):
+        for start in range(0, len(chosen), batch_size):
+            images = normalise(to_unit(test.images[chosen[start : start + batch_size]], device))
+            prediction = _predict(run, Batch(images, partial(teacher, images)), len(images), device, seed)
+            maps.append(to_numpy(prediction.anomaly_map))
+            if prediction.uncertainty_map is not None:
+                unsure.append(to_numpy(prediction.uncertainty_map))
+    return np.concatenate(maps), np.concatenate(unsure) if unsure else None
 
 
 def _predict(

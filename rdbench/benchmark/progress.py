@@ -35,11 +35,19 @@ class Step:
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more units are done; `note` says how it goes (a loss, say)."""
         self._done += count
+        self._show(note)
+
+    def reach(self, done: int, total: int) -> None:
+        """`done` of `total` units are done: for work whose amount shows on the way."""
+        self._done, self._total = done, total
+        self._show("")
+
+    def _show(self, note: str) -> None:
         now = time.monotonic()
         rate = self._done / max(now - self._start, 1e-9)
         text = "  ".join(part for part in (note, f"{rate:.3g} {self._unit}/s") if part)
         if self._task is not None:
-            self._reporter.bars.update(self._task, advance=count, note=text)
+            self._reporter.bars.update(self._task, completed=self._done, total=self._total, note=text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES and self._done < self._total:
             self._last_line = now
             left = (self._total - self._done) / rate

@@ -46,9 +46,10 @@ def run(settings: RunSettings, reporter: Reporter) -> Outcome:
                 load_method(method, options)
         except BrokenMethod as error:
             reporter.line(f"method {name} cannot run: {error}")
-    categories = {
-        (name, seed): load_category(settings.dataset, name, settings.root, seed) for name, seed in settings.groups
-    }
+    categories = {}
+    with reporter.step("reading file by file, for the fingerprint", 0, "files") as step:
+        for name, seed in settings.groups:
+            categories[name, seed] = load_category(settings.dataset, name, settings.root, seed, step.reach)
     device = choose_device(settings.device)
     teacher = load_teacher(settings.backbone, settings.weights, device)
     bench = Bench(settings, teacher, device, provenance(device), store, reporter)

@@ -6,11 +6,14 @@ of its result (measured: docs/datasets.md).
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,33 +24,57 @@ from rdbench.datasets.base import Category, ImageArray, ImageRecord, MaskArray
 
 T = TypeVar("T")
 
+IMAGE_BYTES_IN_MEMORY = 6 * 2**30
+"""Decoded images larger than this together are kept in a file that is mapped into memory."""
+
 
 def cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_images(
-    category: Category,
-    images: Sequence[ImageRecord],
-    size: tuple[int, int],
-    workers: int | None = None,
-    on_image: Callable[[int], None] | None = None,
-) -> NDArray[np.uint8]:
-    """The images as (N, H, W, 3) uint8 RGB, resized to `size` = (H, W) by Pillow's bilinear filter, as RD4AD does.
+class DecodedImages:
+    """The images as (N, H, W, 3) uint8 RGB, resized by Pillow's bilinear filter, as RD4AD does, in the background.
+
+    Asking for images waits for those alone, so that a model works on the first while the others are decoded. An
+    unreadable file raises InputError, which names it, when it is asked for.
 
     Args:
-        workers: threads; by default one per core.
-        on_image: called with the number of images done, after each.
-
-    Raises InputError that names an unreadable file.
+        size: (H, W).
+        pool: whose threads decode, in order; each holds one image at its own size. It must outlive the decoding.
+        directory: where the images go, in a file that is mapped into memory, if they are larger than `in_memory` bytes.
     """
-    decoded = np.empty((len(images), *size, 3), np.uint8)
-    for index, pixels in enumerate(_in_order(lambda image: _resized(category, image, size), images, workers)):
-        decoded[index] = pixels
-        if on_image is not None:
-            on_image(index + 1)
-    return decoded
+
+    def __init__(
+        self,
+        category: Category,
+        images: Sequence[ImageRecord],
+        size: tuple[int, int],
+        pool: ThreadPoolExecutor,
+        directory: Path | None = None,
+        in_memory: int = IMAGE_BYTES_IN_MEMORY,
+    ) -> None:
+        self.size = size
+        shape = (len(images), *size, 3)
+        if math.prod(shape) <= in_memory:
+            self._pixels: NDArray[np.uint8] = np.empty(shape, np.uint8)
+        else:
+            with tempfile.NamedTemporaryFile(dir=directory, suffix=".images") as file:  # unlinked once mapped
+                self._pixels = np.memmap(file.name, np.uint8, "w+", shape=shape)
+
+        def decode(index: int, image: ImageRecord) -> None:
+            self._pixels[index] = _resized(category, image, size)
+
+        self._decoding = [pool.submit(decode, index, image) for index, image in enumerate(images)]
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The chosen images, (n, H, W, 3), as soon as they are there."""
+        for index in np.arange(len(self))[chosen]:
+            self._decoding[index].result()
+        return self._pixels[chosen]
 
 
 def decode_batches(
@@ -57,7 +84,7 @@ def decode_batches(
     batch_size: int,
     workers: int | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """The same images, at most `batch_size` at a time, each batch (B, H, W, 3), decoded while the last one is used.
+    """The images in order, at most `batch_size` at a time, each (B, H, W, 3) uint8, decoded while the last one is used.
 
     Holds one batch beside the one handed out, and one image at its own size per worker, whatever the number of images.
     """
@@ -66,12 +93,12 @@ def decode_batches(
         yield np.stack(batch)
 
 
-def decode_masks(category: Category, images: Sequence[ImageRecord], workers: int | None = None) -> list[MaskArray]:
-    """The images' masks, each (H, W) bool at its image's own size, all False for a normal image.
+def decode_masks(category: Category, images: Sequence[ImageRecord], workers: int | None = None) -> Iterator[MaskArray]:
+    """The images' masks in order, each (H, W) bool at its image's own size, all False for a normal image.
 
     Raises InputError that names a mask that is unreadable or of another size than its image.
     """
-    return list(_in_order(category.read_mask, images, workers))
+    return _in_order(category.read_mask, images, workers)
 
 
 def _resized(category: Category, image: ImageRecord, size: tuple[int, int]) -> ImageArray:

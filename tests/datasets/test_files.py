@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdbench.datasets import ImageRecord, load_category
-from rdbench.datasets.decode import decode_batches, decode_images, decode_masks
+from rdbench.datasets.decode import DecodedImages, decode_batches, decode_masks
 from rdbench.datasets.files import read_image, read_mask
 from rdbench.datasets.fingerprint import fingerprint
 from rdbench.errors import InputError
@@ -105,10 +105,16 @@ def reference(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 def test_decoding_is_rd4ads_resize_in_order(tmp_path: Path) -> None:
     trees.mvtec_ad(tmp_path)
     category = load_category("mvtec_ad", "bottle", tmp_path, seed=0)
-    done: list[int] = []
-    decoded = decode_images(category, category.test, (16, 10), workers=3, on_image=done.append)
+    with ThreadPoolExecutor(3) as pool:
+        images = DecodedImages(category, category.test, (16, 10), pool)
+        in_file = DecodedImages(category, category.test, (16, 10), pool, tmp_path, in_memory=100)
+        nothing = DecodedImages(category, [], (16, 10), pool)
+    decoded = images[:]
     assert decoded.shape == (6, 16, 10, 3)
-    assert done == [1, 2, 3, 4, 5, 6]
+    assert np.array_equal(images[np.array([4, 0])], decoded[[4, 0]])
+    assert np.array_equal(in_file[:], decoded)
+    assert not list(tmp_path.glob("*.images"))
+    assert nothing[:].shape == (0, 16, 10, 3)
     for pixels, image in zip(decoded, category.test, strict=True):
         assert image.path is not None
         assert np.array_equal(pixels, reference(image.path, (16, 10)))
@@ -117,7 +123,6 @@ def test_decoding_is_rd4ads_resize_in_order(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(batches), decoded)
     masks = decode_masks(category, category.test)
     assert [int(mask.sum()) for mask in masks] == [24, 24, 24, 0, 0, 0]
-    assert decode_images(category, [], (16, 10)).shape == (0, 16, 10, 3)
 
 
 def test_decoding_names_the_broken_file(tmp_path: Path) -> None:
@@ -125,8 +130,12 @@ def test_decoding_names_the_broken_file(tmp_path: Path) -> None:
     category = load_category("mvtec_ad", "bottle", tmp_path, seed=0)
     whole = (folder / "test/dent/000.png").read_bytes()
     (folder / "test/dent/000.png").write_bytes(whole[:100])
+    [index] = [i for i, image in enumerate(category.test) if image.key == "test/dent/000"]
+    with ThreadPoolExecutor(2) as pool:
+        images = DecodedImages(category, category.test, (8, 8), pool)
     with pytest.raises(InputError, match=r"dent/000\.png cannot be read"):
-        decode_images(category, category.test, (8, 8))
+        images[:]
+    assert images[index + 1 : index + 2].shape == (1, 8, 8, 3)
 
 
 def test_readers_travel_to_other_processes(tmp_path: Path) -> None:
