@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.files import read_image
 from rdbench.errors import InputError
 from rdbench.metrics.detection import conformal_threshold
-from rdbench.report.gallery import draw
+from rdbench.pictures import figure
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,28 @@ class Said:
         """Whether a person should look."""
         return self.uncertainty > self.doubtful
 
+    def words(self) -> tuple[str, str]:
+        """The decision, and whether to review it, each with the numbers it comes from."""
+        return (
+            f"{'anomalous' if self.anomalous else 'normal'} (score {self.score:.4g}, threshold {self.threshold:.4g})",
+            f"{'review' if self.review else 'no review'} (uncertainty {self.uncertainty:.3g}, "
+            f"review above {self.doubtful:.3g})",
+        )
+
 
 def predict_images(
-    cell: Path, paths: Sequence[Path], out: Path | None, weights: str | None, device: str, methods_dir: Path | None
+    cell: Path,
+    paths: Sequence[Path],
+    out: Path | None,
+    weights: str | None,
+    device: str,
+    methods_dir: Path | None,
+    unreadable: Callable[[InputError], None],
 ) -> Iterator[Said]:
     """What the cell's method says of each image; with `out`, a figure of each is drawn there.
 
-    Raises InputError for a cell without a kept model, an image that cannot be read, or an `out` that cannot be written.
+    An image that cannot be read is told to `unreadable` and left out. Raises InputError for a cell without a kept
+    model, or an `out` that cannot be written.
     """
     result = read_result(cell / RESULT)
     model = KeptMethod(cell, result, weights, device, methods_dir)
@@ -54,21 +69,27 @@ def predict_images(
     doubtful = conformal_threshold(calibration, result.threshold.alpha).value
     height, width = result.spec.image_size
     for number, path in enumerate(paths):
-        pixels = read_image(ImageRecord(key=path.stem, label=0, part="", path=path))
+        try:
+            pixels = read_image(ImageRecord(key=path.stem, label=0, part="", path=path))
+        except InputError as error:
+            unreadable(error)
+            continue
         resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         prediction = model.predict(np.array(resized)[None])
+        score, uncertainty = float(prediction.anomaly_score[0]), float(prediction.uncertainty[0])
+        said = Said(path, score, result.threshold.value, uncertainty, doubtful)
         if out is not None:
             unsure = prediction.uncertainty_map
-            figure = draw(
+            drawn = figure(
                 pixels,
                 to_numpy(prediction.anomaly_map[0]),
-                result.threshold.value,
+                said.threshold,
                 None if unsure is None else to_numpy(unsure[0]),
+                [path.name, *said.words()],
             )
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                figure.save(out / f"{number:03}-{path.stem}.png")
+                drawn.save(out / f"{number:03}-{path.stem}.png")
             except OSError as error:
                 raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
-        score, uncertainty = float(prediction.anomaly_score[0]), float(prediction.uncertainty[0])
-        yield Said(path, score, result.threshold.value, uncertainty, doubtful)
+        yield said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +13,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rdbench.benchmark.cost import Stopwatch
 from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions
 from rdbench.benchmark.fitting import FitCost, fit, fit_cost, load_fitted, make_context
+from rdbench.benchmark.gallery import GALLERY, choose, write_gallery
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.pixels import pixel_figures, segmentation_threshold
 from rdbench.benchmark.plan import RunSettings
-from rdbench.benchmark.predicting import MethodRun, TestSet, median_seconds, predict_group, predictions_of
-from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Provenance, Split, slug
+from rdbench.benchmark.predicting import (
+    MethodRun,
+    TestSet,
+    median_seconds,
+    predict_again,
+    predict_group,
+    predictions_of,
+)
+from rdbench.benchmark.progress import Reporter, Step
+from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Predictions, Provenance, Split, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
-from rdbench.datasets.base import Category, ImageArray, MaskArray
-from rdbench.datasets.decode import decode_images, decode_masks
+from rdbench.datasets.base import Category, MaskArray
+from rdbench.datasets.decode import DecodedImages, cores, decode_masks
 from rdbench.errors import InputError
-from rdbench.metrics.localization import find_regions
+from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Method
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
@@ -96,16 +104,17 @@ class _Group:
 
     def __init__(self, bench: Bench, category: Category, spec: CellSpec, directory: Path) -> None:
         self.bench, self.category, self.spec, self.directory = bench, category, spec, directory
-        images = (*category.train, *category.calibration, *category.test)
-        with bench.reporter.step("  reading images", len(images)) as step:
-            decoded = decode_images(category, images, spec.image_size, on_image=lambda _: step.advance())
-        ends = len(category.train), len(category.train) + len(category.calibration)
-        masks = (_at_size(mask, spec.map_size) for mask in decode_masks(category, category.test))
-        self.test = TestSet(category, decoded[ends[1] :], [find_regions(mask) for mask in masks])
-        with Stopwatch(bench.device) as watch:
-            self.train = self._features(decoded[: ends[0]])
-        self.train_feature_seconds = watch.seconds
-        self.calibration = self._features(decoded[ends[0] : ends[1]])
+        pool = ThreadPoolExecutor(cores())
+        try:
+            train, calibration, test = (
+                DecodedImages(category, images, spec.image_size, pool, directory)
+                for images in (category.train, category.calibration, category.test)
+            )
+            with bench.reporter.step("  teacher's features", len(train) + len(calibration)) as step:
+                self.train, self.calibration = self._features(train, step), self._features(calibration, step)
+            self.test = TestSet(category, test, self._regions(test))
+        finally:
+            pool.shutdown(cancel_futures=True)
         self.context, self.shared = make_context(
             teacher=bench.teacher,
             train=self.train,
@@ -116,10 +125,19 @@ class _Group:
             reporter=bench.reporter,
         )
 
-    def _features(self, images: ImageArray) -> FeatureBank:
-        return FeatureBank(
-            images, self.bench.teacher, self.bench.device, self.spec.precision, self.spec.batch_size, self.directory
-        )
+    def _features(self, images: DecodedImages, step: Step) -> FeatureBank:
+        teacher, device, spec = self.bench.teacher, self.bench.device, self.spec
+        return FeatureBank(images, teacher, device, spec.precision, spec.batch_size, self.directory, step.advance)
+
+    def _regions(self, images: DecodedImages) -> list[Regions]:
+        """Of every test image's mask. Waits for the images too: a damaged one is to show before anything is trained."""
+        regions = []
+        with self.bench.reporter.step("  reading test images", len(images)) as step:
+            for index, mask in enumerate(decode_masks(self.category, self.category.test)):
+                images[index : index + 1]
+                regions.append(find_regions(_at_size(mask, self.spec.map_size)))
+                step.advance()
+        return regions
 
     def _cell_directory(self, spec: CellSpec) -> Path:
         path = self.directory / "cells" / spec.path.name
@@ -181,8 +199,33 @@ class _Group:
             interval=INTERVAL,
         )
         model = self._fit_directory(spec) / "model" if self.bench.settings.keep_models else None
-        self.bench.store.write(result, path, model)
+        self.bench.store.write(result, path, model, self._gallery(spec, run, predictions, threshold.value))
         return result
+
+    def _gallery(self, spec: CellSpec, run: MethodRun, predictions: Predictions, threshold: float) -> Path | None:
+        """The cell's pictures; a method that fails on them, or a full disk, costs the pictures only."""
+        if not self.bench.settings.gallery:
+            return None
+        choices = choose(predictions, threshold)
+        chosen = np.array([choice.index for choice in choices])
+        directory = self._cell_directory(spec) / GALLERY
+        try:
+            maps, unsure = predict_again(
+                run,
+                chosen,
+                test=self.test,
+                teacher=self.bench.teacher,
+                device=self.bench.device,
+                precision=self.spec.precision,
+                batch_size=self.spec.batch_size,
+                seed=self.spec.seed,
+            )
+            directory.mkdir(exist_ok=True)
+            write_gallery(directory, choices, self.test.images[chosen], maps, unsure, predictions, threshold)
+        except Exception as error:
+            self.bench.reporter.line(f"  no pictures of {spec}: {type(error).__name__}: {error}")
+            return None
+        return directory
 
     def _split(self) -> Split:
         category = self.category
@@ -200,7 +243,7 @@ class _Group:
         trainings = [cost, *map(self.shared.cost, cost.shared)]
         images = sum(count for count, _ in run.batch_seconds)
         figures = {
-            "train_seconds": sum(each.seconds for each in trainings) + self.train_feature_seconds,
+            "train_seconds": sum(each.seconds for each in trainings) + self.train.seconds,
             "train_passes": sum(each.passes for each in trainings),
             "inference_ms": 1000 * (teacher_seconds + median_seconds(run.batch_seconds)),
             "teacher_passes": 1 + run.passes["teacher"] / images,

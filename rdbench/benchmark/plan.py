@@ -44,6 +44,7 @@ class RunSettings:
     alpha: float
     out: Path
     keep_models: bool
+    gallery: bool
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -72,6 +73,7 @@ def make_settings(
     out: Path,
     methods_dir: Path | None,
     keep_models: bool,
+    gallery: bool = True,
 ) -> RunSettings:
     """Check what the command line was given. Raises InputError at the first thing that cannot be used."""
     known = find_methods(methods_dir)
@@ -116,6 +118,7 @@ def make_settings(
         alpha=alpha,
         out=out,
         keep_models=keep_models,
+        gallery=gallery,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from rdbench.benchmark.gallery import GALLERY
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions
 from rdbench.errors import InputError
 
@@ -43,8 +44,10 @@ class Store:
         for path in sorted(self.root.glob(f"[!.]*/*/*/{RESULT}")):
             yield path.parent, read_result(path)
 
-    def write(self, result: CellResult, predictions: Path, model: Path | None = None) -> Path:
-        """Move a finished cell in, whole, with its predictions file and, if given, its model directory."""
+    def write(
+        self, result: CellResult, predictions: Path, model: Path | None = None, gallery: Path | None = None
+    ) -> Path:
+        """Move a finished cell in, whole: its predictions file and, if given, its directories of model and pictures."""
         target = self.root / result.spec.path
         work = self.work_directory("cells")
         staged = work / f"{target.name}.{os.getpid()}"
@@ -53,6 +56,8 @@ class Store:
         shutil.copyfile(predictions, staged / PREDICTIONS)
         if model is not None:
             shutil.copytree(model, staged / "model")
+        if gallery is not None:
+            shutil.copytree(gallery, staged / GALLERY)
         write_text(staged / RESULT, result.model_dump_json(indent=1))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # run again to keep its model

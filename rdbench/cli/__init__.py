@@ -67,6 +67,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Where results go; finished cells there are not run again.")] = Path("runs"),
     methods_dir: MethodsDir = None,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep each cell's trained model.")] = False,
+    gallery: Annotated[
+        bool, typer.Option(help="Keep a picture of up to four test images per cell, chosen by rule, for its page.")
+    ] = True,
 ) -> None:
     """Run methods on a data set and store every cell's predictions and figures."""
     from rdbench.benchmark.plan import make_settings
@@ -91,6 +94,7 @@ def run(
         out=out,
         methods_dir=methods_dir,
         keep_models=keep_models,
+        gallery=gallery,
     )
     from rdbench.benchmark.progress import Reporter
     from rdbench.benchmark.run import run as run_cells

@@ -7,41 +7,44 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdbench.cli.common import EXIT_FAILED, MethodsDir, Runs, say, stderr
+from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, MethodsDir, Runs, say, stderr
+from rdbench.errors import InputError
 
 if TYPE_CHECKING:
     from rdbench.report.entries import Source
 
 Site = Annotated[Path, typer.Option(help="Where the page goes.")]
+Pictures = Annotated[bool, typer.Option("--gallery/--no-gallery", help="Show the pictures that your own run kept.")]
 
 
 def leaderboard(
     runs: Annotated[Path, typer.Option(help="A directory that `rdbench run` wrote.")] = Path("runs"),
     results: Annotated[Path | None, typer.Option(help="Published entries; else those of this installation.")] = None,
     out: Site = Path("site"),
+    gallery: Pictures = True,
 ) -> None:
     """Write the leaderboard as a page that opens from the file system."""
     from rdbench.benchmark.store import open_store
     from rdbench.report.entries import published, stored
 
     own = stored(open_store(runs, create=False)) if runs.is_dir() else []
-    _write([*own, *published(results)], out)
+    _write([*own, *published(results)], out, gallery)
 
 
-def report(runs: Runs = Path("runs"), out: Site = Path("report")) -> None:
+def report(runs: Runs = Path("runs"), out: Site = Path("report"), gallery: Pictures = True) -> None:
     """Write the same pages for one run alone."""
     from rdbench.benchmark.store import open_store
     from rdbench.report.entries import stored
 
-    _write(stored(open_store(runs, create=False)), out)
+    _write(stored(open_store(runs, create=False)), out, gallery)
 
 
-def _write(cells: list[Source], out: Path) -> None:
+def _write(cells: list[Source], out: Path, gallery: bool) -> None:
     from rdbench.benchmark.progress import Reporter
     from rdbench.report.leaderboard import write_site
 
     with Reporter(stderr) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
-        page = write_site(cells, out, step.advance)
+        page = write_site(cells, out, step.advance, with_pictures=gallery)
     say(f"written: {page}")
 
 
@@ -80,13 +83,16 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     methods_dir: MethodsDir = None,
 ) -> None:
-    """Score, decision and uncertainty of single images, and whether to send them to review."""
+    """Score, decision and uncertainty of single images, and whether to send them to review.
+
+    An image that cannot be read is named at the end, and the exit code is 2.
+    """
     from rdbench.predict import predict_images
 
-    for said in predict_images(cell, images, out, weights, device, methods_dir):
-        decision = "anomalous" if said.anomalous else "normal"
-        say(
-            f"{said.path}: {decision} (score {said.score:.4g}, threshold {said.threshold:.4g}), "
-            f"{'review' if said.review else 'no review'} (uncertainty {said.uncertainty:.3g}, "
-            f"review above {said.doubtful:.3g})"
-        )
+    unreadable: list[InputError] = []
+    for said in predict_images(cell, images, out, weights, device, methods_dir, unreadable.append):
+        say(f"{said.path}: {', '.join(said.words())}")
+    for error in unreadable:
+        say(f"Error: {error}", error=True)
+    if unreadable:
+        raise typer.Exit(EXIT_BAD_INPUT)

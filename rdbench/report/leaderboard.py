@@ -25,22 +25,29 @@ from rdbench.report.rankings import make_rankings
 from rdbench.report.views import TRACK
 
 
-def write_site(cells: Iterable[CellResult | Source], out: Path, advance: Callable[[], None] = lambda: None) -> Path:
+def write_site(
+    cells: Iterable[CellResult | Source],
+    out: Path,
+    advance: Callable[[], None] = lambda: None,
+    *,
+    with_pictures: bool = True,
+) -> Path:
     """Write the site below `out` and return the path of the page to open.
 
     Cells may be bare results; as `Source`s, with their stored predictions, they also give curves, the decision
-    explorer and jointly drawn rank intervals. `advance` is called once per cell, for a progress bar. Raises InputError
-    if `out` cannot be written or stored predictions are not what a result was made from.
+    explorer and jointly drawn rank intervals. `advance` is called once per cell, for a progress bar. `with_pictures`
+    copies the pictures that runs of one's own kept. Raises InputError if `out` cannot be written or stored predictions
+    are not what a result was made from.
     """
     boards = [make_board(ranking, advance) for ranking in make_rankings(cells)]
     try:
-        _write(boards, out)
+        _write(boards, out, with_pictures)
     except OSError as error:
         raise InputError(f"cannot write the site to {out}: {error.strerror}; choose another --out") from error
     return out / "index.html"
 
 
-def _write(boards: list[Board], out: Path) -> None:
+def _write(boards: list[Board], out: Path, with_pictures: bool) -> None:
     environment = Environment(
         loader=FileSystemLoader(leaderboard_directory("templates")),
         autoescape=True,
@@ -59,7 +66,7 @@ def _write(boards: list[Board], out: Path) -> None:
         for path, script in data_scripts(board).items():
             _write_text(out / path, script)
         for m in range(len(board.ranking.methods)):
-            kept = gallery(board, m)
+            kept = gallery(board, m) if with_pictures else {}
             page = template.render(root="../", board=board.id, method=method_page(board, m, files, kept))
             _write_text(out / board.page_of(m), page)
             for name, picture in kept.items():

@@ -13,7 +13,7 @@ from rdbench.registry import MethodFile
 from rdbench.report.boards import TEACHERS_APART, Board
 from rdbench.report.columns import describe, title, written, written_interval
 from rdbench.report.entries import Source
-from rdbench.report.gallery import Picture, pictures
+from rdbench.report.gallery import Shown, pictures
 from rdbench.report.standings import LEAD
 from rdbench.report.views import CONTROL_NAMES, reference_method
 
@@ -118,7 +118,7 @@ def _pixels(board: Board) -> str:
 
 
 def method_page(
-    board: Board, method: int, files: Mapping[str, MethodFile], kept: Mapping[str, Picture]
+    board: Board, method: int, files: Mapping[str, MethodFile], kept: Mapping[str, Shown]
 ) -> dict[str, Any]:
     """All of one method on one board: what it is, per category and condition, cost, provenance, cells."""
     ranking, mean = board.ranking, board.mean
@@ -157,9 +157,10 @@ def method_page(
         "gallery": [
             {
                 "path": path,
-                "role": f"{picture.category}, {picture.choice.role}.",
+                "rule": f"{picture.category}, {picture.rule}.",
                 "text": picture.text,
-                "alt": f"Image, anomaly map and uncertainty map of {picture.text}",
+                "panels": list(zip(("anomaly map", "uncertainty map"), picture.scales, strict=False)),
+                "alt": f"Image and maps of {picture.text}",
             }
             for path, picture in kept.items()
         ],
@@ -179,14 +180,14 @@ def method_page(
     }
 
 
-def gallery(board: Board, method: int) -> dict[str, Picture]:
+def gallery(board: Board, method: int) -> dict[str, Shown]:
     """The pictures of the method's first seed in each category, by their path below the site."""
     first: dict[str, Source] = {}
     for source in board.ranking.cells_of(method):
         first.setdefault(source.result.spec.category, source)
     folder = f"gallery/{board.id}-{slug(board.ranking.methods[method])}"
     return {
-        f"{folder}/{slug(category)}-{picture.choice.file}": picture
+        f"{folder}/{slug(category)}-{picture.path.name}": picture
         for category, source in first.items()
         for picture in pictures(source)
     }
