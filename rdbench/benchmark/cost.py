@@ -1,15 +1,17 @@
-"""What a method costs: passes of teacher, bottleneck and decoder, seconds, memory."""
+"""What a method costs: passes of teacher, bottleneck and decoder, arithmetic, seconds."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 ROLES = ("teacher", "bottleneck", "decoder")
 
@@ -54,3 +56,21 @@ class Stopwatch:
     def _synchronise(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def count_flop(predict: Callable[[], object]) -> int:
+    """Floating-point operations of the convolutions and matrix products in `predict()`; a multiply-add is two."""
+    with FlopCounterMode(display=False) as counter:
+        predict()
+    return int(counter.get_total_flops())
+
+
+def seconds_per_call(predict: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median over `repeats` calls, after one that does not count."""
+    predict()
+    seconds = []
+    for _ in range(repeats):
+        with Stopwatch(device) as watch:
+            predict()
+        seconds.append(watch.seconds)
+    return median(seconds)

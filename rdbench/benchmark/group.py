@@ -17,16 +17,10 @@ from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions
 from rdbench.benchmark.fitting import FitCost, fit, fit_cost, load_fitted, make_context
 from rdbench.benchmark.gallery import GALLERY, choose, write_gallery
 from rdbench.benchmark.images import FeatureBank
+from rdbench.benchmark.method_run import MethodRun, median_seconds, predictions_of
 from rdbench.benchmark.pixels import pixel_figures, segmentation_threshold
 from rdbench.benchmark.plan import RunSettings
-from rdbench.benchmark.predicting import (
-    MethodRun,
-    TestSet,
-    median_seconds,
-    predict_again,
-    predict_group,
-    predictions_of,
-)
+from rdbench.benchmark.predicting import TestSet, predict_again, predict_group
 from rdbench.benchmark.progress import Reporter, Step
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Predictions, Provenance, Split, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
@@ -249,9 +243,13 @@ class _Group:
             "teacher_passes": 1 + run.passes["teacher"] / images,
             "bottleneck_passes": run.passes["bottleneck"] / images,
             "decoder_passes": run.passes["decoder"] / images,
+            "gflop": run.gflop,
+            "throughput_1": run.throughput[1],
             "parameters": run.parameters(),
         }
         found = {name: Figure(value=float(value)) for name, value in figures.items()}
+        best = max(run.throughput, key=run.throughput.__getitem__)
+        found["throughput_best"] = Figure(value=run.throughput[best], note=f"at batches of {best}")
         teacher = sum(p.numel() * p.element_size() for p in self.bench.teacher.parameters())
         peak = (run.working_bytes + run.own_bytes() + teacher) / 2**20 if run.working_bytes else None
         found["peak_memory_mb"] = Figure(value=peak, note="" if peak else "measured on a GPU only")

@@ -6,10 +6,8 @@ pixel figures as they pass by and are not kept.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdbench.benchmark.cost import Stopwatch, count_passes
+from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
 from rdbench.benchmark.fitting import seed_everything
 from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
+from rdbench.benchmark.method_run import MethodRun, Said, median_seconds
 from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.results import CLEAN, Predictions
+from rdbench.benchmark.results import CLEAN
 from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.decode import DecodedImages
 from rdbench.errors import InputError
-from rdbench.metrics.localization import PixelMoments, Regions, find_regions
-from rdbench.protocol import Batch, Method, Prediction
+from rdbench.metrics.localization import Regions, find_regions
+from rdbench.protocol import Batch, Prediction
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod
@@ -55,86 +54,6 @@ class TestSet:
             shifted = apply_to_mask(torch.from_numpy(mask)[None], condition, seed, [image.key], size)
             moved.append(find_regions(shifted[0].numpy()))
         return moved
-
-
-@dataclass
-class MethodRun:
-    """One method on its way over the test images: what it said so far."""
-
-    method: Method
-    normal_pixels: PixelMoments = field(default_factory=PixelMoments)
-    """Of the calibration images' maps."""
-    pixel: list[dict[str, PixelTally]] = field(default_factory=list)
-    """By condition, then by real lighting ("" where there is none)."""
-    batch_seconds: list[tuple[int, float]] = field(default_factory=list)
-    """(images, seconds) of every clean batch."""
-    passes: Counter[str] = field(default_factory=Counter)
-    working_bytes: int = 0
-    """On a GPU, the most that predicting a clean batch took beyond what was there before."""
-    failure: Exception | None = None
-    calibration: Said = field(default_factory=lambda: Said.empty(0, 0))
-    said: Said = field(default_factory=lambda: Said.empty(0, 0))
-
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """A stranger's method may raise anything: it costs its own cell only, and nothing more is asked of it."""
-        try:
-            yield
-        except Exception as error:
-            self.failure = error
-
-    def parameters(self) -> int:
-        """Parameters of every network the method holds, each counted once, the teacher's left out."""
-        return sum(p.numel() for p in self._own_parameters())
-
-    def own_bytes(self) -> int:
-        """Memory of those parameters."""
-        return sum(p.numel() * p.element_size() for p in self._own_parameters())
-
-    def _own_parameters(self) -> list[Tensor]:
-        networks = [n for n in _networks(vars(self.method)) if not isinstance(n, Teacher)]
-        return list({id(p): p for network in networks for p in network.parameters()}.values())
-
-
-def _networks(held: object) -> Iterator[torch.nn.Module]:
-    """The networks in nested lists, tuples and dicts."""
-    if isinstance(held, torch.nn.Module):
-        yield held
-    elif isinstance(held, dict):
-        yield from _networks(list(held.values()))
-    elif isinstance(held, list | tuple):
-        for item in held:
-            yield from _networks(item)
-
-
-@dataclass
-class Said:
-    """Scores of n images under C conditions; members are added when the first batch shows how many there are."""
-
-    scores: NDArray[np.float32]
-    """(C, n)"""
-    uncertainties: NDArray[np.float32]
-    """(C, n)"""
-    members: NDArray[np.float32]
-    """(C, K, n)"""
-
-    @classmethod
-    def empty(cls, conditions: int, images: int) -> Said:
-        """Room for that many."""
-        shape = (conditions, images)
-        return cls(np.full(shape, np.nan, "f4"), np.full(shape, np.nan, "f4"), np.empty((conditions, 0, images), "f4"))
-
-    def record(self, condition: int, columns: NDArray[np.int64], prediction: Prediction) -> None:
-        """Keep a checked prediction of the images in these columns."""
-        self.scores[condition, columns] = to_numpy(prediction.anomaly_score)
-        self.uncertainties[condition, columns] = to_numpy(prediction.uncertainty)
-        if prediction.member_scores is not None:
-            members = to_numpy(prediction.member_scores)
-            if self.members.size and len(members) != self.members.shape[1]:
-                raise BrokenMethod(f"{len(members)} members in a batch after {self.members.shape[1]} in another")
-            if not self.members.size:
-                self.members = np.full((len(self.scores), len(members), self.scores.shape[1]), np.nan, "f4")
-            self.members[condition][:, columns] = members
 
 
 def predict_group(
@@ -170,7 +89,27 @@ def predict_group(
                     prediction = _predict(run, batch, len(chosen), device, seed)
                     run.calibration.record(0, chosen, prediction)
                     run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
-        return _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
+        teacher_seconds = _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
+        for run in [run for run in runs if run.failure is None]:
+            with run.guarded():
+                _measure_alone(run, test, teacher, device, batch_size, seed)
+    return teacher_seconds
+
+
+def _measure_alone(
+    run: MethodRun, test: TestSet, teacher: Teacher, device: torch.device, batch_size: int, seed: int
+) -> None:
+    """The method's arithmetic and throughput with a teacher of its own, on the first test images."""
+
+    def predict(count: int) -> None:
+        seed_everything(seed)
+        images = normalise(to_unit(test.images[:count], device))
+        run.method.predict(Batch(images, partial(teacher, images)))
+
+    run.gflop = count_flop(partial(predict, 1)) / 1e9
+    sizes = (1, batch_size, 4 * batch_size) if device.type == "cuda" else (1, batch_size)
+    for size in [size for size in sizes if size <= len(test.images)]:
+        run.throughput[size] = size / seconds_per_call(partial(predict, size), device, repeats=3 if size == 1 else 1)
 
 
 def _predict_test(
@@ -314,28 +253,3 @@ def _add_pixels(
             continue
         unsure = None if uncertainty is None else map_at_size(uncertainty[row], found.shape)
         pixel[image.lighting].add(found, map_at_size(anomaly[row], found.shape), unsure)
-
-
-def median_seconds(batches: Sequence[tuple[int, float]]) -> float:
-    """Seconds per image: the median over the full batches, the first left out as warm-up where there are others."""
-    full = max(count for count, _ in batches)
-    rates = [seconds / count for count, seconds in batches if count == full]
-    return float(np.median(rates[1:] or rates))
-
-
-def predictions_of(run: MethodRun, category: Category, conditions: Sequence[str]) -> Predictions:
-    """The run's predictions as they are stored."""
-    return Predictions(
-        conditions=tuple(conditions),
-        images=tuple(image.key for image in category.test),
-        parts=np.array([image.part for image in category.test]),
-        labels=np.array([image.label for image in category.test], np.int8),
-        defects=np.array([image.defect for image in category.test]),
-        lightings=np.array([image.lighting for image in category.test]),
-        scores=run.said.scores,
-        uncertainties=run.said.uncertainties,
-        member_scores=run.said.members,
-        calibration_scores=run.calibration.scores[0],
-        calibration_uncertainties=run.calibration.uncertainties[0],
-        calibration_members=run.calibration.members[0],
-    )

@@ -274,8 +274,8 @@ def _shift() -> list[Metric]:
 
 
 def _cost() -> list[Metric]:
-    def row(name: str, unit: str, definition: str) -> Metric:
-        return Metric(name, "cost", "lower", unit, definition, _RDBENCH, undefined="not measured")
+    def row(name: str, unit: str, definition: str, better: Direction = "lower") -> Metric:
+        return Metric(name, "cost", better, unit, definition, _RDBENCH, undefined="not measured")
 
     return [
         row("train_seconds", "s", "wall-clock training time of the method alone"),
@@ -284,6 +284,9 @@ def _cost() -> list[Metric]:
         row("teacher_passes", "passes per image", "forward passes of the teacher"),
         row("bottleneck_passes", "passes per image", "forward passes of the bottleneck"),
         row("decoder_passes", "passes per image", "forward passes of the decoder"),
+        row("gflop", "GFLOP", "arithmetic per image, a multiply-add counted as 2: convolutions and matrix products"),
+        row("throughput_1", "images per second", "images one at a time, the method alone, teacher included", "higher"),
+        row("throughput_best", "images per second", "the same at the best of the batch sizes measured", "higher"),
         row("parameters", "count", "parameters kept for inference, the teacher's left out"),
         row("peak_memory_mb", "MB", "peak memory of inference on the device"),
     ]

@@ -1,0 +1,132 @@
+"""What is kept of one method on its way over the test images: what it said, and what that cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdbench.benchmark.images import to_numpy
+from rdbench.benchmark.pixels import PixelTally
+from rdbench.benchmark.results import Predictions
+from rdbench.datasets.base import Category
+from rdbench.metrics.localization import PixelMoments
+from rdbench.protocol import Method, Prediction
+from rdbench.rd.teacher import Teacher
+from rdbench.registry import BrokenMethod
+
+
+@dataclass
+class MethodRun:
+    """One method on its way over the test images: what it said so far."""
+
+    method: Method
+    normal_pixels: PixelMoments = field(default_factory=PixelMoments)
+    """Of the calibration images' maps."""
+    pixel: list[dict[str, PixelTally]] = field(default_factory=list)
+    """By condition, then by real lighting ("" where there is none)."""
+    batch_seconds: list[tuple[int, float]] = field(default_factory=list)
+    """(images, seconds) of every clean batch."""
+    passes: Counter[str] = field(default_factory=Counter)
+    gflop: float = math.nan
+    """Per image, teacher included."""
+    throughput: dict[int, float] = field(default_factory=dict)
+    """Images per second by batch size, teacher included."""
+    working_bytes: int = 0
+    """On a GPU, the most that predicting a clean batch took beyond what was there before."""
+    failure: Exception | None = None
+    calibration: Said = field(default_factory=lambda: Said.empty(0, 0))
+    said: Said = field(default_factory=lambda: Said.empty(0, 0))
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """A stranger's method may raise anything: it costs its own cell only, and nothing more is asked of it."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+
+    def parameters(self) -> int:
+        """Parameters of every network the method holds, each counted once, the teacher's left out."""
+        return sum(p.numel() for p in self._own_parameters())
+
+    def own_bytes(self) -> int:
+        """Memory of those parameters."""
+        return sum(p.numel() * p.element_size() for p in self._own_parameters())
+
+    def _own_parameters(self) -> list[Tensor]:
+        networks = [n for n in _networks(vars(self.method)) if not isinstance(n, Teacher)]
+        return list({id(p): p for network in networks for p in network.parameters()}.values())
+
+
+def _networks(held: object) -> Iterator[torch.nn.Module]:
+    """The networks in nested lists, tuples and dicts."""
+    if isinstance(held, torch.nn.Module):
+        yield held
+    elif isinstance(held, dict):
+        yield from _networks(list(held.values()))
+    elif isinstance(held, list | tuple):
+        for item in held:
+            yield from _networks(item)
+
+
+@dataclass
+class Said:
+    """Scores of n images under C conditions; members are added when the first batch shows how many there are."""
+
+    scores: NDArray[np.float32]
+    """(C, n)"""
+    uncertainties: NDArray[np.float32]
+    """(C, n)"""
+    members: NDArray[np.float32]
+    """(C, K, n)"""
+
+    @classmethod
+    def empty(cls, conditions: int, images: int) -> Said:
+        """Room for that many."""
+        shape = (conditions, images)
+        return cls(np.full(shape, np.nan, "f4"), np.full(shape, np.nan, "f4"), np.empty((conditions, 0, images), "f4"))
+
+    def record(self, condition: int, columns: NDArray[np.int64], prediction: Prediction) -> None:
+        """Keep a checked prediction of the images in these columns."""
+        self.scores[condition, columns] = to_numpy(prediction.anomaly_score)
+        self.uncertainties[condition, columns] = to_numpy(prediction.uncertainty)
+        if prediction.member_scores is not None:
+            members = to_numpy(prediction.member_scores)
+            if self.members.size and len(members) != self.members.shape[1]:
+                raise BrokenMethod(f"{len(members)} members in a batch after {self.members.shape[1]} in another")
+            if not self.members.size:
+                self.members = np.full((len(self.scores), len(members), self.scores.shape[1]), np.nan, "f4")
+            self.members[condition][:, columns] = members
+
+
+def median_seconds(batches: Sequence[tuple[int, float]]) -> float:
+    """Seconds per image: the median over the full batches, the first left out as warm-up where there are others."""
+    full = max(count for count, _ in batches)
+    rates = [seconds / count for count, seconds in batches if count == full]
+    return float(np.median(rates[1:] or rates))
+
+
+def predictions_of(run: MethodRun, category: Category, conditions: Sequence[str]) -> Predictions:
+    """The run's predictions as they are stored."""
+    return Predictions(
+        conditions=tuple(conditions),
+        images=tuple(image.key for image in category.test),
+        parts=np.array([image.part for image in category.test]),
+        labels=np.array([image.label for image in category.test], np.int8),
+        defects=np.array([image.defect for image in category.test]),
+        lightings=np.array([image.lighting for image in category.test]),
+        scores=run.said.scores,
+        uncertainties=run.said.uncertainties,
+        member_scores=run.said.members,
+        calibration_scores=run.calibration.scores[0],
+        calibration_uncertainties=run.calibration.uncertainties[0],
+        calibration_members=run.calibration.members[0],
+    )

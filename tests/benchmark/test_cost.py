@@ -1,0 +1,61 @@
+"""The cost meter on cases counted by hand."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
+from rdbench.rd.student import build_student
+from rdbench.rd.teacher import load_teacher
+
+CPU = torch.device("cpu")
+
+
+def test_arithmetic_is_counted_with_two_for_a_multiply_add() -> None:
+    convolution = nn.Conv2d(3, 8, kernel_size=3, padding=1)
+    images, matrix = torch.zeros(1, 3, 10, 12), torch.zeros(5, 7)
+    with torch.inference_mode():
+        assert count_flop(lambda: convolution(images)) == 2 * (3 * 3 * 3) * 8 * (10 * 12)
+        assert count_flop(lambda: matrix @ matrix.T) == 2 * 5 * 7 * 5
+
+
+def test_arithmetic_of_reverse_distillation_on_resnet18() -> None:
+    """The figures of teacher, bottleneck and decoder at 256 px, in GFLOP, for a sixteenth of the pixels."""
+    teacher = load_teacher("resnet18", "random", CPU)
+    student = build_student(teacher.backbone, 0).eval()
+    images = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode():
+        features = teacher(images)
+        embedding = student.bottleneck(features)
+        counts = [
+            count_flop(call)
+            for call in (
+                lambda: teacher(images),
+                lambda: student.bottleneck(features),
+                lambda: student.decoder(embedding),
+            )
+        ]
+    assert [16 * count / 1e9 for count in counts] == pytest.approx([3.66, 1.86, 3.12], abs=0.005)
+
+
+def test_passes_are_counted_in_images_by_role_whoever_calls() -> None:
+    teacher = load_teacher("embedded", "random", CPU)
+    student = build_student(teacher.backbone, 0).eval()
+    images = torch.zeros(3, 3, 32, 32)
+    with torch.inference_mode(), count_passes() as passes:
+        student(teacher(images))
+        student.decoder(student.bottleneck(teacher(images[:1])))
+    student(teacher(images))  # no longer counted
+    assert passes == {"teacher": 4, "bottleneck": 4, "decoder": 4}
+
+
+def test_times_are_medians_after_a_warm_up() -> None:
+    durations = iter([0.2, 0.01, 0.1, 0.02])
+    assert 0.02 <= seconds_per_call(lambda: time.sleep(next(durations)), CPU, repeats=3) < 0.09
+    with Stopwatch(CPU) as watch:
+        time.sleep(0.02)
+    assert watch.seconds >= 0.02
