@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
 from rdbench.rd.anomaly import anomaly_map
-from rdbench.uq.checkpoints import load_student, save_student
+from rdbench.uq.checkpoints import load_members, save_members
 from rdbench.uq.sampling import predict_from_samples
 from rdbench.uq.seeds import member_seeds
 
@@ -37,10 +37,7 @@ class DeepEnsemble:
         )
 
     def save(self, directory: Path) -> None:
-        for index, student in enumerate(self.students):
-            save_student(student, directory / f"member_{index}.safetensors")
+        save_members(self.students, directory)
 
     def load(self, directory: Path, context: FitContext) -> None:
-        self.students = [
-            load_student(directory / f"member_{index}.safetensors", context) for index in range(self.members)
-        ]
+        self.students = load_members(self.members, directory, context)
