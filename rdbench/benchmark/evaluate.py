@@ -36,6 +36,8 @@ class View:
     parts: NDArray[np.str_]
     scores: Floats
     uncertainties: Floats
+    members: Floats
+    """(K, n), K is 0 for a method without members."""
 
     def normal(self) -> NDArray[np.bool_]:
         """(n,) which images are normal."""
@@ -54,6 +56,7 @@ def views(predictions: Predictions) -> dict[str, View]:
             predictions.parts[chosen],
             predictions.scores[index, chosen].astype(np.float64),
             predictions.uncertainties[index, chosen].astype(np.float64),
+            predictions.member_scores[index][:, chosen].astype(np.float64),
         )
         for name, index, chosen in rows
     }

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rdbench import __version__
-from rdbench.cli import data, methods, pages
+from rdbench.cli import compare, data, methods, pages
 from rdbench.cli.common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -23,6 +23,7 @@ from rdbench.cli.common import (
 )
 from rdbench.errors import InputError
 from rdbench.rd.runtime import share_cores
+from rdbench.words import count
 
 app = typer.Typer(
     name="rdbench",
@@ -36,7 +37,10 @@ app.add_typer(methods.app, name="methods")
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.shifts_app, name="shifts")
 app.command()(data.export)
-for command in (pages.leaderboard, pages.report, pages.predict, pages.submit, pages.validate):
+for command in (
+    *(compare.compare, compare.readouts, compare.curve),
+    *(pages.leaderboard, pages.report, pages.predict, pages.submit, pages.validate),
+):
     app.command()(command)
 
 
@@ -109,7 +113,7 @@ def run(
     if outcome.results or outcome.failures:
         stdout.print(summary_table(outcome.results, outcome.failures))
         fresh = len(outcome.results) - outcome.reused
-        say(f"{fresh} cells run, {outcome.reused} were there already; results in {out}")
+        say(f"{count(fresh, 'cell')} run, {outcome.reused} there already; results in {out}")
     for message in outcome.bad_input:
         say(f"Error: {message}", error=True)
     if outcome.bad_input or any(failure.bad_input for failure in outcome.failures):
@@ -130,8 +134,8 @@ def evaluate(
 
     if alpha is not None and not 0 < alpha < 1:
         raise InputError(f"--alpha {alpha}: between 0 and 1 is wanted")
-    count = evaluate_store(open_store(runs, create=False), alpha, intervals=intervals)
-    say(f"{count} cells evaluated in {runs}")
+    evaluated = evaluate_store(open_store(runs, create=False), alpha, intervals=intervals)
+    say(f"{count(evaluated, 'cell')} evaluated in {runs}")
 
 
 @app.command()

@@ -19,6 +19,9 @@ FloatArray = NDArray[np.float64]
 COST_RATIOS = {
     "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
 }  # fmt: skip
+REFERENCE = "deterministic"
+"""The method that costs are relative to, where it was run on the same machine."""
+NO_REFERENCE = f"no {REFERENCE} on the same machine"
 LARGEST = 1e12
 """No figure of any metric is larger; entries are foreign and may say anything."""
 MEAN = "mean"
@@ -144,8 +147,8 @@ def mean_interval(value: FloatArray, low: FloatArray, high: FloatArray) -> tuple
     there = ~np.isnan(value)
     seeds = there.sum(axis=2)
     categories = (seeds > 0).sum(axis=1)
-    by_category = _nan_mean(value, 2)
-    mean = _nan_mean(by_category, 1)
+    by_category = nan_mean(value, 2)
+    mean = nan_mean(by_category, 1)
     deviations = np.where(there, value - by_category[:, :, None], 0.0)
     freedom = np.maximum(seeds - 1, 0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -154,13 +157,13 @@ def mean_interval(value: FloatArray, low: FloatArray, high: FloatArray) -> tuple
         seed_squares = np.where(freedom > 0, student_t.ppf(0.975, freedom) ** 2 * seed_variance, 0.0)
         known = (freedom > 0) | ~np.isnan(low).all(axis=(1, 2))
         below, above = (
-            np.where(known, np.sqrt(np.nansum(_nan_mean(parts, 2) ** 2, axis=1) + seed_squares) / categories, np.nan)
+            np.where(known, np.sqrt(np.nansum(nan_mean(parts, 2) ** 2, axis=1) + seed_squares) / categories, np.nan)
             for parts in (value - low, high - value)
         )
     return mean, mean - below, mean + above
 
 
-def _nan_mean(values: FloatArray, axis: int) -> FloatArray:
+def nan_mean(values: FloatArray, axis: int) -> FloatArray:
     """Mean of the numbers along an axis, NaN where there is none."""
     count = (~np.isnan(values)).sum(axis=axis)
     with np.errstate(invalid="ignore"):
@@ -225,7 +228,9 @@ def _ranking(sources: Sequence[Source]) -> Ranking:
             high[(*where, names_at)] = _usable([figure.high for figure in found])
             for i in np.flatnonzero(np.isnan(usable)).tolist():
                 notes[(*where, names_at[i])] = found[i].note or "not a usable number"
-    _derive(value, metric_at, methods, conditions)
+    _derive(value, metric_at, conditions)
+    if REFERENCE in methods:
+        _derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
     return Ranking(
         cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),
@@ -252,9 +257,7 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
     groups[ALL_SHIFTS] = tuple(shifts)
     groups = {name: members for name, members in groups.items() if len(members) > 1}
     value, low, high = (
-        np.concatenate(
-            [array, *(_nan_mean(array[:, :, :, list(m)], 3)[:, :, :, None] for m in groups.values())], axis=3
-        )
+        np.concatenate([array, *(nan_mean(array[:, :, :, list(m)], 3)[:, :, :, None] for m in groups.values())], axis=3)
         for array in (ranking.value, ranking.low, ranking.high)
     )
     pooled = dict(enumerate(groups.values(), start=len(ranking.conditions)))
@@ -267,20 +270,44 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
     return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
 
 
-def _derive(value: FloatArray, metric_at: dict[str, int], methods: Sequence[str], conditions: Sequence[str]) -> None:
-    """Fill in the figures of `DERIVED`, cell by cell; NaN where what they need is missing."""
+def _derive(value: FloatArray, metric_at: dict[str, int], conditions: Sequence[str]) -> None:
+    """Fill in the figures of `DERIVED` but the ratios, cell by cell; NaN where what they need is missing."""
     missing = np.full(value.shape[:-1], np.nan)
 
     def figure(name: str) -> FloatArray:
         return value[..., metric_at[name]] if name in metric_at else missing
 
     shifts = [":" in name for name in conditions]
-    value[..., metric_at["image_auroc_shifted"]] = _nan_mean(figure("image_auroc")[..., shifts], 3)[..., None]
+    value[..., metric_at["image_auroc_shifted"]] = nan_mean(figure("image_auroc")[..., shifts], 3)[..., None]
     value[..., metric_at["augrc_saved"]] = figure("augrc_margin") - figure("augrc")
-    if "deterministic" in methods:
-        one = methods.index("deterministic")
+
+
+def _derive_ratios(
+    value: FloatArray,
+    metric_at: dict[str, int],
+    reference: int,
+    placed: dict[tuple[int, int, int], Source],
+    notes: dict[Place, str],
+) -> None:
+    """Fill in each cell's costs relative to the reference's of the same category and seed, from the same machine."""
+    for (m, c, s), source in placed.items():
+        beside = placed.get((reference, c, s))
+        same = beside is not None and _machine(source) == _machine(beside)
         for ratio, cost in COST_RATIOS.items():
-            value[..., metric_at[ratio]] = figure(cost) / figure(cost)[one]
+            if cost not in metric_at:
+                continue
+            own = value[m, c, s, :, metric_at[cost]]
+            if same:
+                value[m, c, s, :, metric_at[ratio]] = own / value[reference, c, s, :, metric_at[cost]]
+            else:
+                for k in np.flatnonzero(~np.isnan(own)).tolist():
+                    notes[m, c, s, k, metric_at[ratio]] = NO_REFERENCE
+
+
+def _machine(source: Source) -> tuple[str, int]:
+    """What a cell's cost was measured on, as far as its result tells."""
+    made = source.result.provenance
+    return made.device, made.threads
 
 
 def category_labels(cells: Sequence[CellResult]) -> list[str]:

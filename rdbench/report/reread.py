@@ -1,0 +1,97 @@
+"""Stored predictions read again, in other versions: by other readouts of the members, or with fewer of them.
+
+A version of a cell is measured by the same code as the cell itself, and averaged as the leaderboard averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rdbench.benchmark.evaluate import View
+from rdbench.benchmark.results import CLEAN, CellResult, Predictions
+from rdbench.errors import InputError, unknown
+from rdbench.metrics.cell import cell_metrics, check_sample
+from rdbench.report.entries import Source
+from rdbench.report.rankings import FloatArray, Ranking, with_mean_shifts
+
+Version = tuple[str, Mapping[str, View], float]
+"""Name, views by condition, threshold."""
+
+EVERY = "all"
+PLACE = ("dataset", "custom", "backbone", "weights", "width", "height")
+"""Columns that say what the results of a ranking have in common."""
+
+
+def measure(
+    ranking: Ranking,
+    versions: Callable[[CellResult, Predictions], Iterable[Version]],
+    metrics: Sequence[str],
+    methods: Iterable[int],
+) -> dict[str, Ranking]:
+    """The ranking with the figures `metrics` of each version of its methods' cells, by the versions' names.
+
+    A method has no figures (NaN) in a version that it does not have; cells have no intervals of their own. Raises
+    InputError if stored predictions cannot be used.
+    """
+    shape = (*ranking.value.shape[:4], len(metrics))
+    value: dict[str, FloatArray] = {}
+    for m in methods:
+        for place, source in ranking.cells.items():
+            if place[0] != m:
+                continue
+            try:
+                for name, by_condition, threshold in versions(source.result, predictions_of(source)):
+                    figures = value.setdefault(name, np.full(shape, np.nan))
+                    for k, condition in enumerate(ranking.conditions):
+                        if condition in by_condition:
+                            view = by_condition[condition]
+                            sample = check_sample(view.labels, view.scores, view.uncertainties, threshold)
+                            found = cell_metrics(sample)
+                            figures[(*place, k)] = [found[metric] for metric in metrics]
+            except ValueError as error:
+                raise InputError(f"{source.origin}: {error}") from error
+    none = np.full(shape, np.nan)
+    return {
+        name: with_mean_shifts(replace(ranking, metrics=tuple(metrics), value=array, low=none, high=none, notes={}))
+        for name, array in value.items()
+    }
+
+
+def predictions_of(source: Source) -> Predictions:
+    """The cell's stored predictions. Raises InputError if they are not at hand or cannot be used."""
+    if source.predictions is None:
+        raise InputError(f"{source.origin}: its predictions are not stored")
+    try:
+        return source.predictions()
+    except ValueError as error:
+        raise InputError(f"{source.origin}: {error}; remove it to run it again") from error
+
+
+def pick_methods(rankings: Sequence[Ranking], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The wanted method labels, all if none is given. Raises InputError for one that no ranking has."""
+    known = list(dict.fromkeys(name for ranking in rankings for name in ranking.methods))
+    return _pick("method", known, wanted) or tuple(known)
+
+
+def pick_conditions(rankings: Sequence[Ranking], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The wanted conditions, clean if none is given, every one for "all". Raises InputError for an unknown one."""
+    known = list(dict.fromkeys(name for ranking in rankings for name in with_mean_shifts(ranking).conditions))
+    return tuple(known) if EVERY in wanted else _pick("condition", known, wanted) or (CLEAN,)
+
+
+def _pick(kind: str, known: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in known:
+            raise unknown(kind, name, known)
+    return tuple(dict.fromkeys(wanted))
+
+
+def place_columns(ranking: Ranking) -> dict[str, object]:
+    """`PLACE` of a ranking."""
+    spec = ranking.spec
+    height, width = spec.image_size
+    values = (spec.dataset, ranking.custom, spec.backbone, spec.weights, width, height)
+    return dict(zip(PLACE, values, strict=True))
