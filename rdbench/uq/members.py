@@ -6,13 +6,16 @@ Notation: M members, B images; member m's rows of a batch of M B are m B to (m +
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from rdbench.protocol import Loss
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.student import Pyramid
+
+if TYPE_CHECKING:
+    from rdbench.protocol import Loss
 
 
 def replace_layers(module: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> None:

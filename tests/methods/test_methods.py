@@ -11,8 +11,19 @@ from rdbench.uq.seeds import member_seeds
 from tests.methods.conftest import METHODS
 
 SMALL = {
+    "conformal": {"folds": 3},
     "deep_ensemble": {"members": 3},
+    "decoder_ensemble": {"members": 2},
+    "snapshot_ensemble": {"members": 2},
+    "bootstrap_ensemble": {"members": 2},
+    "packed_ensemble": {"members": 2},
+    "batch_ensemble": {"members": 2},
+    "masksembles": {"members": 2},
+    "laplace": {"samples": 3, "draws": 2},
+    "mc_batchnorm": {"samples": 3, "batch": 3},
     "mc_dropout": {"samples": 3},
+    "noise_tta": {"samples": 3},
+    "swag": {"samples": 3},
 }
 """Options that make a method quick; the defaults serve for the others."""
 
