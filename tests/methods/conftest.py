@@ -54,7 +54,7 @@ class World:
         self.trained = []
         backbone = self.teacher.backbone
 
-        def train(student, images, seed, *, loss=distillation_loss, epochs=1.0, rate=None, after_epoch=None):
+        def train(student, images, seed, *, loss=None, epochs=1.0, rate=None, after_epoch=None):
             settings = TrainingSettings(epochs=max(1, round(epochs * EPOCHS)), batch_size=3)
 
             def on_epoch(epoch, _):
@@ -62,7 +62,7 @@ class World:
                     after_epoch(epoch, settings.epochs)
 
             self.trained.append(seed)
-            return train_student(student, images, settings, seed, device, on_epoch, loss, rate)
+            return train_student(student, images, settings, seed, device, on_epoch, loss or distillation_loss, rate)
 
         @cache
         def trained(seed):
