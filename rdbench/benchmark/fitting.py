@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rdbench.protocol import Loss
 
 COST = "cost.json"
+STUDENT = "student.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ class SharedStudents:
         self.seconds = 0.0
         """What training them took since this was last set to 0."""
 
+    def take_over(self, seed: int, file: Path, cost: FitCost) -> None:
+        """Use the student that an earlier run trained with `seed` and kept."""
+
+        def write(path: Path) -> None:
+            shutil.copyfile(file, path / STUDENT)
+            _write_cost(cost, path)
+
+        if not (self._directory / str(seed)).exists():
+            _write_whole(self._directory / str(seed), write)
+
     def load(self, seed: int, context: FitContext) -> Student:
         """The student trained with `seed`, trained now if it is not there."""
         self.asked.append(seed)
@@ -66,12 +77,12 @@ class SharedStudents:
             cost = FitCost(watch.seconds, passes["decoder"])
 
             def write(path: Path) -> None:
-                save_student(student, path / "student.safetensors")
+                save_student(student, path / STUDENT)
                 _write_cost(cost, path)
 
             _write_whole(directory, write)
         if seed not in self._students:
-            student = load_student(directory / "student.safetensors", context)
+            student = load_student(directory / STUDENT, context)
             self._students[seed] = student.requires_grad_(False)
         return self._students[seed]
 

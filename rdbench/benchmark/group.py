@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions
-from rdbench.benchmark.fitting import FitCost, fit, fit_cost, load_fitted, make_context
+from rdbench.benchmark.fitting import STUDENT, FitCost, fit, fit_cost, load_fitted, make_context
 from rdbench.benchmark.gallery import GALLERY, choose, write_gallery
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.method_run import MethodRun, median_seconds, predictions_of
@@ -52,9 +52,7 @@ def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> li
 
 
 def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
-    # What another device or version has fitted is not gone on with.
-    made_with = slug(f"{bench.provenance.device} {bench.provenance.packages['torch']} {bench.provenance.rdbench}")
-    directory = bench.store.work_directory(f"{specs[0].group_id}-{made_with}")
+    directory = bench.store.work_directory(f"{specs[0].group_id}-{_made_with(bench.provenance)}")
     group = _Group(bench, category, specs[0], directory)
     outcomes: list[CellResult | CellFailure] = []
     runs: list[tuple[CellSpec, MethodRun]] = []
@@ -118,6 +116,12 @@ class _Group:
             directory=directory,
             reporter=bench.reporter,
         )
+        for model, result in bench.store.kept_models(spec, "deterministic"):
+            if _made_with(result.provenance) == _made_with(bench.provenance) and (model / STUDENT).is_file():
+                # The cell's cost has the teacher's features in it; the student's has not.
+                seconds = (result.cost["train_seconds"].value or 0.0) - self.train.seconds
+                passes = int(result.cost["train_passes"].value or 0)
+                self.shared.take_over(spec.seed, model / STUDENT, FitCost(max(seconds, 0.0), passes))
 
     def _features(self, images: DecodedImages, step: Step) -> FeatureBank:
         teacher, device, spec = self.bench.teacher, self.bench.device, self.spec
@@ -254,6 +258,11 @@ class _Group:
         peak = (run.working_bytes + run.own_bytes() + teacher) / 2**20 if run.working_bytes else None
         found["peak_memory_mb"] = Figure(value=peak, note="" if peak else "measured on a GPU only")
         return found
+
+
+def _made_with(provenance: Provenance) -> str:
+    """What another device or version has fitted is not gone on with."""
+    return slug(f"{provenance.device} {provenance.packages['torch']} {provenance.rdbench}")
 
 
 def _at_size(mask: MaskArray, size: tuple[int, int] | None) -> MaskArray:

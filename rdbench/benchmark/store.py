@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rdbench.benchmark.gallery import GALLERY
-from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions
+from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, slug
 from rdbench.errors import InputError
 
 RESULT = "result.json"
@@ -43,6 +43,14 @@ class Store:
         """Every finished cell's directory and result, in the order of their paths."""
         for path in sorted(self.root.glob(f"[!.]*/*/*/{RESULT}")):
             yield path.parent, read_result(path)
+
+    def kept_models(self, like: CellSpec, method: str) -> Iterator[tuple[Path, CellResult]]:
+        """Model directory and result of the finished cells of `method` in the group of `like` that kept their model."""
+        cells = self.root / slug(like.dataset) / slug(like.category)
+        for model in sorted(cells.glob(f"{slug(method)}-s{like.seed}-*/model")):
+            result = read_result(model.parent / RESULT)
+            if result.spec.group_id == like.group_id:
+                yield model, result
 
     def write(
         self, result: CellResult, predictions: Path, model: Path | None = None, gallery: Path | None = None
