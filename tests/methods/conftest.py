@@ -51,7 +51,7 @@ class World:
         self.teacher = load_teacher("embedded", "random", device)
         self.train, self.calibration = Images(stripes(6, 1), self.teacher), Images(stripes(5, 2), self.teacher)
         self.test = Images(stripes(4, 3), self.teacher)
-        self.trained = []
+        self.trained = []  # seeds of the students that methods share
         backbone = self.teacher.backbone
 
         def train(student, images, seed, *, loss=None, epochs=1.0, rate=None, after_epoch=None):
@@ -61,11 +61,11 @@ class World:
                 if after_epoch is not None:
                     after_epoch(epoch, settings.epochs)
 
-            self.trained.append(seed)
             return train_student(student, images, settings, seed, device, on_epoch, loss or distillation_loss, rate)
 
         @cache
         def trained(seed):
+            self.trained.append(seed)
             return train(build_student(backbone, seed), self.train, seed).requires_grad_(False)
 
         self.student = trained(0)
