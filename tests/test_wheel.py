@@ -63,7 +63,7 @@ def test_methods_are_found_and_run_from_an_empty_folder(installed: Path, tmp_pat
     for name in ("deterministic", "deep_ensemble", "mc_dropout", "tta"):
         assert name in listed
     printed = call(installed, tmp_path, "run", "--method", "deterministic", "--category", "twill", *QUICK)
-    assert "1 cells run" in printed
+    assert "1 cell run" in printed
     call(installed, tmp_path, "leaderboard")
     assert (tmp_path / "site" / "index.html").is_file()
 

@@ -14,6 +14,13 @@
 
   const money = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
 
+  // A share that is not quite none or all is not written as if it were: the explorer would give two prices for it.
+  function shareOf(budget) {
+    const whole = (100 * budget).toFixed(0);
+    const rounded = (whole === "0" && budget > 0) || (whole === "100" && budget < 1);
+    return rounded ? (budget < 0.5 ? "under 1 %" : "over 99 %") : `${whole} %`;
+  }
+
   function costs(curve, suffix, price) {
     const [misses, alarms, anomalous, normal] = ["misses", "alarms", "reviewed_anomalous", "reviewed_normal"].map((name) => curve[name + suffix]);
     const mix = (defective, good) => price.defective * defective + (1 - price.defective) * good;
@@ -31,7 +38,7 @@
     head.scope = "row";
     head.append(method);
     const saved = first.cost > 0 ? 1 - best.cost / first.cost : 0;
-    row.append(head, ...[`${(100 * best.budget).toFixed(0)} %`, money(best.cost), `${(100 * saved).toFixed(0)} %`].map((text) => {
+    row.append(head, ...[shareOf(best.budget), money(best.cost), `${(100 * saved).toFixed(0)} %`].map((text) => {
       const cell = document.createElement("td");
       cell.append(text);
       return cell;
@@ -69,8 +76,8 @@
     body.replaceChildren(...rows);
 
     const [top] = found;
-    const share = `${(100 * top.best.budget).toFixed(0)} %`;
-    const plan = top.best.budget < 0.005 ? "reviewing nothing" : top.best.budget > 0.995 ? "reviewing every part" : `reviewing the ${share} most uncertain parts`;
+    const { budget } = top.best;
+    const plan = budget === 0 ? "reviewing nothing" : budget === 1 ? "reviewing every part" : `reviewing ${shareOf(budget)} of the parts, the most uncertain first`;
     const margin = free && cheapest(free).cost;
     const against = free === null ? "" : margin <= top.best.cost
       ? ` No method beats the free threshold margin of ${board.methods[board.reference][0]}: ${money(margin)}.`

@@ -32,6 +32,8 @@ rdbench.plots = (() => {
     return `rgba(${r},${g},${b},${alpha})`;
   }
 
+  const short = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
+
   function axis(title, more = {}) {
     const line = css("--line");
     return { title: { text: title, standoff: 8 }, gridcolor: line, zeroline: false, linecolor: line, automargin: true, ...more };
@@ -87,11 +89,20 @@ rdbench.plots = (() => {
     );
   }
 
-  // Room for the values and a little of their intervals: one wide interval must not flatten all lines.
-  function room(values, least = -Infinity, most = Infinity) {
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    const pad = Math.max(0.5 * (high - low), 0.02);
-    return [Math.max(low - pad, least), Math.min(high + pad, most)];
+  // Room for the lines, and for their bands unless these are so wide that the lines would be flat.
+  function room(traces) {
+    const [inner, outer] = [true, false].map((line) => traces.filter((t) => (t.fill === undefined) === line).flatMap((t) => t.y));
+    const [low, high] = [Math.min(...inner), Math.max(...inner)];
+    const [least, most] = [Math.min(low, ...outer), Math.max(high, ...outer)];
+    const [little, much] = [Math.max(0.1 * (high - low), 0.01), Math.max(2 * (high - low), 0.1)];
+    return [Math.max(low - much, least - little), Math.min(high + much, most + little)];
+  }
+
+  // The 95 % band of a method: of the first one and the reference only, more would hide each other.
+  function band(board, data, m, x, low, high) {
+    if (m !== chosen(board, data)[0] && m !== board.reference) return [];
+    return [{ x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself",
+      fillcolor: clear(looks(m).line.color, 0.14), mode: "none", showlegend: false, hoverinfo: "skip" }];
   }
 
   const percent = { tickformat: ".0%" };
@@ -124,25 +135,23 @@ rdbench.plots = (() => {
       if (!front.length || up * (p.y[0] - front.at(-1).y[0]) > 0) front.push(p);
     const named = new Set(points.length <= 14 ? points : front);
     const margin = rows.find(([method]) => method === -2)?.[2][y];
+    const least = Math.min(...points.map((p) => p.x[0]));
     const last = Math.max(...points.map((p) => p.x[0]));
     const traces = [
       { x: [...front.map((p) => p.x[0]), last], y: [...front.map((p) => p.y[0]), front.at(-1).y[0]], mode: "lines",
-        line: { ...soft("solid"), shape: "hv" }, hoverinfo: "skip" },
-      { x: points.map((p) => p.x[0]), y: points.map((p) => p.y[0]), mode: "markers+text",
-        text: points.map((p) => (named.has(p) ? ` ${p.name}` : "")), textposition: "top right", cliponaxis: false,
-        customdata: points.map((p) => [p.name, p.x[1], p.y[1], p.y[2] ?? ""]),
-        marker: { size: 10, color: points.map((p) => looks(p.method).line.color), symbol: points.map((p) => looks(p.method).marker.symbol) },
-        hovertemplate: "%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]} (%{customdata[3]})<extra></extra>" },
+        line: { ...soft("solid"), shape: "hv" }, hoverinfo: "skip", showlegend: false },
+      ...points.map((p) => ({ x: [p.x[0]], y: [p.y[0]], name: p.name, mode: "markers", cliponaxis: false,
+        marker: { ...looks(p.method).marker, size: 10 }, showlegend: named.has(p),
+        customdata: [[p.x[1], p.y[1], p.y[2] ?? ""]], hovertemplate: "%{customdata[0]}, %{customdata[1]} (%{customdata[2]})" })),
     ];
-    const least = Math.min(...points.map((p) => p.x[0]));
     if (margin && margin[0] !== null)
-      traces.push({ x: [least, last], y: [margin[0], margin[0]], mode: "lines+text", line: soft("dot"), hoverinfo: "skip",
-        text: ["", "threshold margin"], textposition: "bottom left" });
+      traces.push({ x: [least, last], y: [margin[0], margin[0]], name: "threshold margin", mode: "lines", line: soft("dot"), hoverinfo: "skip" });
     const title = (c) => board.columns[c].title + (c === y ? (up > 0 ? " (higher is better)" : " (lower is better)") : "");
     const wide = last > 3 * least;
-    const room = wide ? [Math.log10(least) - 0.05, Math.log10(last) + 0.35] : [least - 0.05 * (last - least || 1), last + 0.4 * (last - least || 1)];
+    const pad = 0.06 * (last - least || 1);
+    const room = wide ? [Math.log10(least) - 0.08, Math.log10(last) + 0.08] : [least - pad, last + pad];
     const ratio = { ticksuffix: "×", range: room, ...(wide ? { type: "log", tickvals: [1, 2, 5, 10, 20, 50, 100, 200] } : {}) };
-    place("#plot-pareto", traces, { showlegend: false, xaxis: axis(title(x), ratio), yaxis: axis(title(y)) },
+    place("#plot-pareto", traces, { showlegend: true, xaxis: axis(title(x), ratio), yaxis: axis(title(y)) },
       `${points.length} methods; on the front: ${front.map((p) => `${p.name} (${p.x[1]}, ${p.y[1]})`).join("; ")}.`);
   }
 
@@ -150,14 +159,11 @@ rdbench.plots = (() => {
 
   function risk(board, data) {
     const covered = data.reviewed.map((share) => 1 - share);
-    const banded = new Set([chosen(board, data)[0], board.reference]);
     const traces = lines(board, data, (m) => {
       const curve = data.curves[m];
       if (!curve) return null;
       const coverage = covered.slice(0, curve.risk.length);
-      const band = { x: [...coverage, ...[...coverage].reverse()], y: [...curve.risk_high, ...[...curve.risk_low].reverse()],
-        fill: "toself", fillcolor: clear(looks(m).line.color, 0.14), mode: "none", showlegend: false, hoverinfo: "skip" };
-      return [...(banded.has(m) ? [band] : []), { x: coverage, y: curve.risk, mode: "lines" }];
+      return [...band(board, data, m, coverage, curve.risk_low, curve.risk_high), { x: coverage, y: curve.risk, mode: "lines" }];
     });
     const controls = data.curves[board.reference];
     if (traces.length && controls) {
@@ -177,15 +183,13 @@ rdbench.plots = (() => {
     const traces = !points ? [] : lines(board, data, (m) => {
       const there = severities.map((s, i) => [s, ...points[m][i]]).filter(([, value]) => value !== null);
       if (!there.length) return null;
-      const aside = 0.025 * ((m % 7) - 3); // so that bars of one severity do not cover each other
-      return { x: there.map((p) => p[0] + aside), y: there.map((p) => p[1]), mode: "lines+markers",
-        error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: clear(looks(m).line.color, 0.55),
-          array: there.map((p) => (p[3] ?? p[1]) - p[1]), arrayminus: there.map((p) => p[1] - (p[2] ?? p[1])) } };
+      const x = there.map((p) => p[0]);
+      const ends = [2, 3].map((end) => there.map((p) => p[end] ?? p[1]));
+      return [...band(board, data, m, x, ...ends), { x, y: there.map((p) => p[1]), mode: "lines+markers" }];
     });
     if (traces.length && half)
       traces.push({ x: [severities[1] - 0.2, severities.at(-1) + 0.2], y: [0.5, 0.5], mode: "lines", line: soft("dot"), name: "blind", hoverinfo: "skip" });
-    const values = traces.flatMap((trace) => trace.y);
-    const yaxis = axis(trends.titles[metric] ?? "", { range: traces.length ? room(values) : undefined });
+    const yaxis = axis(trends.titles[metric] ?? "", { range: traces.length ? room(traces) : undefined });
     place(id, traces, { xaxis: axis(`Severity of ${kind ?? "the shift"}`, { dtick: 1 }), yaxis },
       traces.length ? `${trends.titles[metric]} by severity of ${kind}.` : "Needs results under a shift.");
   }
@@ -223,7 +227,7 @@ rdbench.plots = (() => {
       x: [found.ranks[first], found.ranks[last]], y: [0.7 + 0.5 * i, 0.7 + 0.5 * i], mode: "lines",
       line: { color: css("--ink"), width: 5 }, hoverinfo: "skip",
     }));
-    traces.push({ x: found.ranks, y: rows, mode: "markers+text", text: names.map((name) => `  ${name}`), textposition: "middle right", cliponaxis: false,
+    traces.push({ x: found.ranks, y: rows, mode: "markers", text: names, cliponaxis: false,
       marker: { size: 9, color: found.methods.map((m) => looks(m).line.color), symbol: found.methods.map((m) => looks(m).marker.symbol) },
       hovertemplate: "%{text}: mean rank %{x:.2f}<extra></extra>" });
     const [least, most] = [found.ranks[0], found.ranks.at(-1)];
@@ -232,9 +236,9 @@ rdbench.plots = (() => {
     place("#plot-critical", traces, {
       showlegend: false,
       height: Math.max(300, 90 + 26 * names.length),
-      xaxis: axis(`Mean rank over ${found.cells} cells${note && "."}${note}`, { range: [least - 0.1 * room, most + 0.6 * room] }),
-      yaxis: { visible: false },
-      shapes: names.map((_, i) => ({ type: "line", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
+      xaxis: axis(`Mean rank over ${found.cells} cells${note && "."}${note}`, { range: [least - 0.1 * room, most + 0.1 * room] }),
+      yaxis: { tickvals: rows, ticktext: names.map(short), showgrid: false, zeroline: false, automargin: true },
+      shapes: names.map((_, i) => ({ type: "line", layer: "below", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
     }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.${note}`);
   }
 

@@ -56,7 +56,8 @@
     head.dataset.order = name;
     if (method < 0) head.append(name);
     else {
-      const link = element("a", "", name);
+      const [bare, ...rest] = name.split("["); // long names may break before their options
+      const link = element("a", "", bare, ...rest.flatMap((part) => [element("wbr"), `[${part}`]));
       link.href = board.methods[method][1];
       head.append(link);
     }

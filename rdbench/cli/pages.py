@@ -9,6 +9,7 @@ import typer
 
 from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, MethodsDir, Runs, say, stderr
 from rdbench.errors import InputError
+from rdbench.words import count
 
 if TYPE_CHECKING:
     from rdbench.report.entries import Source
@@ -67,7 +68,7 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Published entries
     sound = True
     for path in files:
         problems = validate_entry(path)
-        say(f"{path}: {'sound' if not problems else f'{len(problems)} problems'}")
+        say(f"{path}: {'sound' if not problems else count(len(problems), 'problem')}")
         for problem in problems:
             say(f"  {problem}")
         sound = sound and not problems

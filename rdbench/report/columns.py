@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 
 from rdbench.metrics.catalog import METRICS, Metric
@@ -43,6 +44,7 @@ TITLES = {
     "auroc_drop": "AUROC drop",
     "fpr_deferred_10": "FPR after 10 % review",
     "train_seconds": "Training s",
+    "train_passes": "Training passes",
     "inference_ms": "ms per image",
     "teacher_passes": "Teacher passes",
     "bottleneck_passes": "Bottleneck passes",
@@ -65,9 +67,18 @@ DERIVED = {
             "augrc of the threshold margin minus augrc, on the same predictions: above 0 the method's uncertainty is "
             "worth more than the free one", "rdbench",
         ),
-        Metric("train_ratio", "derived", "lower", "ratio", "train_seconds over that of deterministic", "rdbench"),
-        Metric("inference_ratio", "derived", "lower", "ratio", "inference_ms over that of deterministic", "rdbench"),
-        Metric("memory_ratio", "derived", "lower", "ratio", "peak_memory_mb over that of deterministic", "rdbench"),
+        Metric(
+            "train_ratio", "derived", "lower", "ratio", "train_seconds over that of deterministic, same machine",
+            "rdbench",
+        ),
+        Metric(
+            "inference_ratio", "derived", "lower", "ratio", "inference_ms over that of deterministic, same machine",
+            "rdbench",
+        ),
+        Metric(
+            "memory_ratio", "derived", "lower", "ratio", "peak_memory_mb over that of deterministic, same machine",
+            "rdbench",
+        ),
     )
 }  # fmt: skip
 """Figures that tables show beside the catalogue's, computed cell by cell from them."""
@@ -90,7 +101,8 @@ def describe(metric: str) -> Metric:
 
 def signed(metric: Metric) -> bool:
     """Whether the figure can be below zero."""
-    return metric.unit in ("difference", "correlation") or metric.name == "auroc_drop" or metric.direction == "none"
+    unknown = metric.direction == "none" and metric.unit not in ("count", "fraction")
+    return metric.unit in ("difference", "correlation") or metric.name == "auroc_drop" or unknown
 
 
 def bounded(metric: Metric) -> bool:
@@ -121,6 +133,8 @@ def written_interval(metric: str, low: float, high: float) -> str:
     first, last = written(metric, low), written(metric, high)
     if math.isnan(low) or math.isnan(high) or first == last:
         return ""
+    if describe(metric).unit in ("fraction", "difference"):
+        first, last = (re.sub(r"^([+-]?)0\.", r"\1.", end) for end in (first, last))
     if describe(metric).unit == "difference":
         return f"{first} to {last}"
     return f"{first.removesuffix(TIMES)}{DASH}{last}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from rdbench.report.boards import TEACHERS_APART, Board
 from rdbench.report.columns import describe, title, written, written_interval
 from rdbench.report.entries import Source
 from rdbench.report.gallery import Shown, pictures
+from rdbench.report.rankings import COST_RATIOS
 from rdbench.report.standings import LEAD
-from rdbench.report.views import CONTROL_NAMES, reference_method
+from rdbench.report.views import CONTROL_NAMES, Written, reference_method
+from rdbench.words import count
 
 Facts = list[tuple[str, str]]
+SAME_UNDER_ALL_CONDITIONS = ("image_auroc_shifted", *COST_RATIOS)
+"""Columns that would say one thing in every row of a table by condition."""
 
 
 def columns(board: Board) -> list[dict[str, str]]:
@@ -106,12 +111,6 @@ def sureness(board: Board, condition: int) -> str:
     )
 
 
-def count(number: int, noun: str) -> str:
-    """A number and its noun."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number} {noun if number == 1 else plural}"
-
-
 def _pixels(board: Board) -> str:
     height, width = board.ranking.spec.image_size
     return f"{width} x {height} px"
@@ -131,17 +130,18 @@ def method_page(
         "dataset": ranking.spec.dataset,
         "badges": badges(board),
         "facts": facts(board),
-        "description": file.description if file is not None and at_hand else "",
+        "description": reflowed(file.description) if file is not None and at_hand else "",
         "options": _options(cells, file if at_hand else None),
-        "columns": columns(board)[1:],
+        "condition_columns": _table_columns(board, SAME_UNDER_ALL_CONDITIONS),
         "by_condition": [
-            (name, row.figures[1:])
+            (name, _figures(board, row.figures, SAME_UNDER_ALL_CONDITIONS))
             for k, name in enumerate(ranking.conditions)
             for row in board.rows(k)
             if row.method == method
         ],
+        "category_columns": _table_columns(board, COST_RATIOS),
         "by_category": [
-            (name, ranking.seeds_of(method, c), row.figures[1:])
+            (name, ranking.seeds_of(method, c), _figures(board, row.figures, COST_RATIOS))
             for c, name in enumerate(ranking.categories)
             for row in board.rows(0, c)
             if row.method == method
@@ -178,6 +178,21 @@ def method_page(
             for source in sources
         ],
     }
+
+
+def reflowed(text: str) -> str:
+    """Paragraphs without the line breaks of the source; lines that are indented or listed keep theirs."""
+    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", text)
+
+
+def _table_columns(board: Board, left_out: Container[str]) -> list[dict[str, str]]:
+    """The board's columns for a table of one method, which needs no rank."""
+    return [column for column in columns(board)[1:] if column["name"] not in left_out]
+
+
+def _figures(board: Board, figures: Sequence[Written], left_out: Container[str]) -> list[Written]:
+    """A row's figures in those columns."""
+    return [figure for name, figure in zip(board.columns, figures[1:], strict=True) if name not in left_out]
 
 
 def gallery(board: Board, method: int) -> dict[str, Shown]:

@@ -135,8 +135,8 @@ def test_a_student_taken_late_costs_as_much(rdbench: Command, root: Path, tmp_pa
 def test_a_finished_cell_is_run_again_to_keep_its_model(rdbench: Command, root: Path, tmp_path: Path) -> None:
     given = ("run", "--dataset", "mvtec_ad2", *QUICK, "--root", root, "--out", tmp_path, "-m", "deterministic")
     assert rdbench(*given).code == 0
-    assert "1 cells run, 0 were there" in rdbench(*given, "--keep-models").out
-    assert "0 cells run, 1 were there" in rdbench(*given, "--keep-models").out
+    assert "1 cell run, 0 there" in rdbench(*given, "--keep-models").out
+    assert "0 cells run, 1 there" in rdbench(*given, "--keep-models").out
     ((directory, _),) = Store(tmp_path).results()
     assert (directory / "model").is_dir()
     assert (directory / "result.json").stat().st_mode & 0o044, "others can read it"
@@ -153,7 +153,7 @@ def test_finished_cells_are_not_run_again(rdbench: Command, root: Path, runs: Pa
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
     done = rdbench(*RUN, "--root", root, "--out", runs, "--method", METHODS, "-o", "members=2")
     assert done.code == 0
-    assert "0 cells run, 4 were there already" in done.out
+    assert "0 cells run, 4 there already" in done.out
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
 
 
@@ -196,7 +196,7 @@ def test_a_run_at_another_level_moves_the_threshold_of_finished_cells(
     copy = tmp_path / "runs"
     shutil.copytree(runs, copy)
     given = (*RUN, "--root", root, "--out", copy, "--method", METHODS, "-o", "members=2", "--alpha", "0.5")
-    assert "0 cells run, 4 were there already" in rdbench(*given).out
+    assert "0 cells run, 4 there already" in rdbench(*given).out
     assert {result.threshold.alpha for _, result in Store(copy).results()} == {0.5}
 
 

@@ -147,6 +147,16 @@ def test_it_loads_without_complaint_and_asks_nobody(chrome, page, window, scheme
     assert light == (scheme == "light")
 
 
+def test_all_columns_fit_a_window_of_1300_pixels(chrome, page):
+    browser = Browser(chrome, (1300, 900)).open(page)
+    assert "Memory" in browser.one("section.ranking:not([hidden]) thead").text
+    table = browser.one("section.ranking:not([hidden]) .scroll")
+    width, room = (
+        chrome.execute_script(f"return arguments[0].{name}", table) for name in ("scrollWidth", "clientWidth")
+    )
+    assert width <= room
+
+
 def test_columns_sort_both_ways_with_undefined_figures_last(chrome, page):
     browser = Browser(chrome).open(page)
     first = [float(text) for text in browser.column("AUGRC")]

@@ -80,8 +80,8 @@ def test_figures_carry_mean_interval_and_place(make_cell, tmp_path):
     site(results, tmp_path)
     found = {tuple(figure[:3]): figure[3] for _, _, figures in shown(tmp_path) for figure in figures if len(figure) > 3}
     # the column reaches from 0.76, the lowest low, to 0.93, the highest high
-    assert found[0.9, "0.900", "0.860\N{EN DASH}0.930"] == [round(10 / 17 * 100), round(14 / 17 * 100), 100]
-    assert found[0.8, "0.800", "0.760\N{EN DASH}0.830"] == [0, round(4 / 17 * 100), round(7 / 17 * 100)]
+    assert found[0.9, "0.900", ".860\N{EN DASH}.930"] == [round(10 / 17 * 100), round(14 / 17 * 100), 100]
+    assert found[0.8, "0.800", ".760\N{EN DASH}.830"] == [0, round(4 / 17 * 100), round(7 / 17 * 100)]
 
 
 def test_a_method_that_lacks_categories_is_marked(make_cell, tmp_path):
