@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from rich.text import Text
 
 from rdbench.benchmark.results import CellFailure, CellResult
 from rdbench.metrics.catalog import CONTROLS
-from rdbench.report.columns import UNDEFINED, title, written
-from rdbench.report.rankings import Mean, Ranking, make_rankings
+from rdbench.report.columns import UNDEFINED, describe, title, written, written_interval
+from rdbench.report.rankings import REFERENCE, Mean, Ranking, make_rankings
+from rdbench.words import count
 
 COLUMNS = (
     "image_auroc", "pixel_auroc", "aupro_30", "fpr", "fnr", "failures", "augrc", "aurc", "failure_auroc", "ece",
@@ -28,6 +30,16 @@ FIRST = (
 """Which columns are kept when the terminal is narrow."""
 WITH_MARGIN = ("augrc", "aurc", "failure_auroc")
 """Figures written beside what the free control, the threshold margin, reaches on the same predictions."""
+GLOSSES = {
+    "failures": "wrong decisions at the threshold, summed over categories",
+    "augrc": "errors that are left, averaged over how much is reviewed, the most uncertain first",
+    "aurc": "error rate among what is not reviewed, averaged likewise",
+    "failure_auroc": "chance that a wrong decision is more uncertain than a right one",
+    "ece": "gap between the stated and the observed probability of a defect",
+    "false_alarm_gap": "gap between promised and realised false alarms on normal images",
+}
+"""What a column says, for those whose title does not."""
+REASON_WIDTH = 14
 
 
 @dataclass(frozen=True)
@@ -60,46 +72,52 @@ def ranking_title(ranking: Ranking) -> str:
         spec.dataset + (" (custom data)" if ranking.custom else ""),
         spec.backbone if spec.weights == spec.backbone else f"{spec.backbone}, weights {spec.weights}",
         f"{width} x {height} px",
-        _count(len(ranking.categories), "category", "categories"),
-        _count(len(ranking.seeds), "seed", "seeds"),
+        count(len(ranking.categories), "category"),
+        count(len(ranking.seeds), "seed"),
     ]
     return " · ".join(words)
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
 def _ranking_table(ranking: Ranking, width: int) -> Table:
     mean = ranking.mean()
+    methods = {
+        (m, k): method
+        for k in range(len(ranking.conditions))
+        for m, method in enumerate(ranking.methods)
+        if mean.defined[m, k].any()
+    }
+    figures = {
+        name: {place: _figure(ranking, mean, *place, name) for place in methods}
+        for name in FIRST
+        if name in ranking.metrics
+    }
     label_width = min(30, max(len(name) for name in (*ranking.methods, *ranking.conditions)))
     room = width - label_width - 2
-    shown: set[str] = set()
-    for name in FIRST:
-        if name in ranking.metrics and room >= _width(name) + 3:
-            room -= _width(name) + 3
-            shown.add(name)
-    columns = [name for name in COLUMNS if name in shown]
-    reference = ranking.methods.index("deterministic") if "deterministic" in ranking.methods else 0
-    note = (
-        f"Means over cells. In brackets: the free control, distance to the threshold, on the same predictions. "
-        f"Chance, margin and oracle: for the predictions of {ranking.methods[reference]}."
-    )
-    if any(_value(ranking, mean, m, k, name)[1] for name in columns for m, k in np.ndindex(mean.value.shape[:2])):
-        note += " *: over the cells that have the figure; see `rdbench results --format csv` for why others lack it."
+    widths: dict[str, int] = {}
+    for name, column in figures.items():
+        lines = [
+            line for text in (_header(name), *(figure.plain for figure in column.values())) for line in text.split("\n")
+        ]
+        if room >= max(map(len, lines)) + 3:
+            widths[name] = max(map(len, lines))
+            room -= widths[name] + 3
+    columns = [name for name in COLUMNS if name in widths]
+    reference = ranking.methods.index(REFERENCE) if REFERENCE in ranking.methods else 0
+    partial = any("*" in figures[name][place].plain for name in columns for place in methods)
     table = Table(
         title=escape(ranking_title(ranking)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1), pad_edge=False, caption=escape(note), caption_justify="left", caption_style="dim",
+        padding=(0, 1), pad_edge=False, caption=escape(_caption(columns, ranking.methods[reference], partial)),
+        caption_justify="left", caption_style="dim",
     )  # fmt: skip
     table.add_column("Method", min_width=label_width, max_width=label_width, overflow="fold")
     for name in columns:
-        table.add_column(_header(name), justify="right", min_width=_width(name), no_wrap=True)
+        table.add_column(_header(name), justify="right", min_width=widths[name], no_wrap=True)
     for k, condition in enumerate(ranking.conditions):
         if len(ranking.conditions) > 1:
             table.add_row(Text(condition, style="bold"))
-        for m, method in enumerate(ranking.methods):
-            if mean.defined[m, k].any():
-                table.add_row(Text(method), *(_figure(ranking, mean, m, k, name) for name in columns))
+        for place, method in methods.items():
+            if place[1] == k:
+                table.add_row(Text(method), *(figures[name][place] for name in columns))
         for control in CONTROLS:
             table.add_row(
                 Text("chance" if control == "random" else control, style="dim"),
@@ -109,14 +127,22 @@ def _ranking_table(ranking: Ranking, width: int) -> Table:
     return table
 
 
+def _caption(columns: Sequence[str], reference: str, partial: bool) -> str:
+    """What the figures are, and what each column says."""
+    notes = [
+        "Means over cells, below them their 95 % intervals. (margin): the free control, distance to the threshold, on "
+        f"the same predictions. Chance, margin and oracle: for the predictions of {reference}."
+    ]
+    if partial:
+        notes.append("*: over the cells that have the figure; `rdbench results --format csv` says why others lack it.")
+    return "\n".join([*notes, *(f"{title(name)}: {GLOSSES[name]}." for name in columns if name in GLOSSES)])
+
+
 def _header(name: str) -> str:
-    words = title(name) + (" (margin)" if name in WITH_MARGIN else "")
-    return words.replace(" ", "\n", 1)
-
-
-def _width(name: str) -> int:
-    content = len("0.000 (0.000)*") if name in WITH_MARGIN else len("0.000")
-    return max(content, *(len(line) for line in _header(name).split("\n")))
+    arrow = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}"}.get(describe(name).direction, "")
+    if name in WITH_MARGIN:
+        return f"{title(name)}{arrow}\n(margin)"
+    return (title(name) + arrow).replace(" ", "\n", 1) if " " in title(name) else title(name) + arrow
 
 
 def _value(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> tuple[float, bool]:
@@ -130,11 +156,16 @@ def _value(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> tuple[flo
 def _figure(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> Text:
     value, partial = _value(ranking, mean, m, k, name)
     if np.isnan(value):
-        return Text(ranking.why_undefined(m, k, ranking.metrics.index(name)) or UNDEFINED, style="dim")
+        reason = ranking.why_undefined(m, k, ranking.metrics.index(name)) or UNDEFINED
+        return Text("\n".join(textwrap.wrap(reason, REASON_WIDTH)), style="dim")
     text = Text(written(name, value))
     if name in WITH_MARGIN:
         text.append(f" ({written(name, _value(ranking, mean, m, k, f'{name}_margin')[0])})", style="dim")
-    return text.append("*") if partial else text
+    if partial:
+        text.append("*")
+    f = ranking.metrics.index(name)
+    interval = written_interval(name, float(mean.low[m, k, f]), float(mean.high[m, k, f]))
+    return text.append(f"\n{interval}", style="dim") if interval else text
 
 
 def _control(ranking: Ranking, mean: Mean, m: int, k: int, name: str, control: str) -> Text:
@@ -144,7 +175,7 @@ def _control(ranking: Ranking, mean: Mean, m: int, k: int, name: str, control: s
 
 def _failure_table(failures: Sequence[CellFailure]) -> Table:
     table = Table(
-        title=f"{_count(len(failures), 'cell', 'cells')} failed", title_justify="left", title_style="bold red",
+        title=f"{count(len(failures), 'cell')} failed", title_justify="left", title_style="bold red",
         box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False,
     )  # fmt: skip
     for name in ("Cell", "Stage", "Reason"):

@@ -112,7 +112,10 @@ class Browser:
 
     def sort(self, title):
         heads = self.all("section.ranking:not([hidden]) table.board thead th")
-        next(head for head in heads if head.text.replace("\n", " ").startswith(title)).click()
+        head = next(head for head in heads if head.text.replace("\n", " ").startswith(title))
+        before = head.get_attribute("aria-sort")
+        head.click()
+        WebDriverWait(self.chrome, 10).until(lambda _: head.get_attribute("aria-sort") not in (None, before))
 
     def slide(self, name, value):
         script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
