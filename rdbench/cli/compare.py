@@ -46,7 +46,7 @@ def compare(
     found = compare_methods(_sources(runs, format), methods, metric or (), condition or ())
     _print(found, found.rows, format, found.words)
     if out is not None:
-        write_figure(comparison_figure(found), out)
+        write_figure(comparison_figure(found), out, f"{methods[0]} against {', '.join(methods[1:])}")
         say(f"written: {out}", error=True)
 
 
@@ -75,7 +75,7 @@ def curve(
     found = member_curves(_sources(runs, format), method or (), condition or ())
     _print(found, found.rows, format, found.words)
     if out is not None:
-        write_figure(curve_figure(found), out)
+        write_figure(curve_figure(found), out, "Figures over the number of members")
         say(f"written: {out}", error=True)
 
 

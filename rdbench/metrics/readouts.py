@@ -119,7 +119,8 @@ def first_members(member_scores: NDArray[np.float32]) -> Iterator[tuple[NDArray[
     """Mean and standard deviation of the first k members (K, ...), for k = 1..K, in float32.
 
     The same steps in the same order as `rdbench.uq.sampling.RunningMoments`, so that k members give, bit by bit, the
-    score and uncertainty that a method with k members would have stored.
+    score that a method with k members would have stored, and its uncertainty but for the last bit: torch does not round
+    square roots correctly.
     """
     mean = squares = np.zeros(member_scores.shape[1:], np.float32)
     for k, value in enumerate(member_scores.astype(np.float32, copy=False), start=1):

@@ -32,12 +32,13 @@ def check_figure_path(path: Path | None) -> None:
         raise InputError(f"--out {path}: figures are written as .html")
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as one HTML file. Raises InputError if that cannot be done."""
+def write_figure(figure: Figure, path: Path, name: str) -> None:
+    """Write the figure as one HTML file whose title is `name`. Raises InputError if that cannot be done."""
     config = {"displayModeBar": False, "responsive": True}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, figure.to_html(include_plotlyjs=True, full_html=True, config=config))
+        page = figure.to_html(include_plotlyjs=True, full_html=True, config=config)
+        write_text(path, page.replace("<head>", f"<head><title>{escape(name)}</title>", 1))
         path.chmod(0o644)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
@@ -51,7 +52,8 @@ def comparison_figure(comparisons: Comparisons) -> Figure:
     places = list(dict.fromkeys((c.condition, c.metric) for c in found))
     others = list(dict.fromkeys(c.other for c in found))
     several = len({condition for condition, _ in places}) > 1
-    figure, rows = _panels([_panel_title(c, m, several) for c, m in places], 70 + 42 * len(others), shared_y=True)
+    height = 70 + 42 * len(others)
+    figure, rows = _panels([_panel_title(c, m, several) for c, m in places], height, gap=65, shared_y=True)
     for i, (condition, metric) in enumerate(places):
         at = {"row": i // 2 + 1, "col": i % 2 + 1}
         shown = [c for c in found if (c.condition, c.metric) == (condition, metric)]
@@ -66,10 +68,10 @@ def comparison_figure(comparisons: Comparisons) -> Figure:
     reference = escape(found[0].reference)
     words = f"{reference} against {escape(', '.join(others))}"
     note = (
-        f"Differences per pair (dataset, category, seed); right of the line <b>{reference}</b> is better. "
-        "Diamond and bar: median and its 95 % interval (from six pairs on)."
+        f"Differences per pair (dataset, category, seed); right of the line <b>{reference}</b> is better.<br>"
+        "Diamond and bar: median and its 95 % interval (from six pairs on). p: Wilcoxon's signed rank, after Holm."
     )
-    _dress(figure, words, note, rows * (70 + 42 * len(others)), legend=False)
+    _dress(figure, words, note, rows * height, legend=False)
     return figure
 
 
@@ -120,7 +122,7 @@ def curve_figure(curves: MemberCurves) -> Figure:
         "method",
         *(c for c in ("condition", "dataset", "backbone", "weights", "width") if curves.rows[c].nunique() > 1),
     ]
-    figure, rows = _panels([_panel_title("", m, several=False) for m in member_curve.METRICS], PANEL)
+    figure, rows = _panels([_panel_title("", m, several=False) for m in member_curve.METRICS], PANEL, gap=95)
     for i, (_, table) in enumerate(curves.tables):
         name = escape(" · ".join(str(table[kind].iloc[0]) for kind in kinds))
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
@@ -133,8 +135,8 @@ def curve_figure(curves: MemberCurves) -> Figure:
                 x, y = [*band["members"], *band["members"][::-1]], [*high, *low[::-1]]
                 figure.add_trace(
                     go.Scatter(
-                        x=x, y=y, fill="toself", fillcolor=colour, opacity=0.15, line={"width": 0}, hoverinfo="skip",
-                        legendgroup=name, showlegend=False,
+                        x=x, y=y, fill="toself", fillcolor=colour, opacity=0.15, mode="lines", line={"width": 0},
+                        hoverinfo="skip", legendgroup=name, showlegend=False,
                     ), **at,
                 )  # fmt: skip
             figure.add_trace(
@@ -145,19 +147,26 @@ def curve_figure(curves: MemberCurves) -> Figure:
                 ), **at,
             )  # fmt: skip
     figure.update_xaxes(title={"text": "members k", "font": {"size": 12}}, rangemode="tozero", tickformat="d")
-    _dress(figure, "Figures over the number of members", escape(member_curve.NOTE), rows * PANEL, legend=True)
+    _dress(
+        figure,
+        "Figures over the number of members",
+        escape(member_curve.NOTE).replace(". ", ".<br>"),
+        rows * PANEL,
+        legend=True,
+    )
     return figure
 
 
-def _panels(titles: Sequence[str], height: int, *, shared_y: bool = False) -> tuple[Figure, int]:
-    """An empty figure of two columns, and how many rows it has."""
+def _panels(titles: Sequence[str], height: int, gap: int, *, shared_y: bool = False) -> tuple[Figure, int]:
+    """An empty figure of two columns, rows of `height` with `gap` pixels between them, and how many rows it has."""
     from plotly.subplots import make_subplots
 
     rows = math.ceil(len(titles) / 2)
-    gap = min(70 / (rows * height), 1 / max(rows - 1, 1))
-    return make_subplots(
-        rows=rows, cols=2, subplot_titles=titles, vertical_spacing=gap, horizontal_spacing=0.09, shared_yaxes=shared_y
-    ), rows
+    figure = make_subplots(
+        rows=rows, cols=2, subplot_titles=titles, shared_yaxes=shared_y,
+        vertical_spacing=gap / (rows * height), horizontal_spacing=0.1,
+    )  # fmt: skip
+    return figure, rows
 
 
 def _panel_title(condition: str, metric: str, several: bool) -> str:
@@ -178,10 +187,10 @@ def _dress(figure: Figure, words: str, note: str, height: int, *, legend: bool) 
         "font": {"size": 18, "color": INK},
     }  # fmt: skip
     figure.update_layout(
-        title=heading, template="simple_white", height=height + 180, showlegend=legend,
-        margin={"l": 20, "r": 20, "t": 110, "b": 40},
+        title=heading, template="simple_white", height=height + 220, showlegend=legend,
+        margin={"l": 20, "r": 70, "t": 130, "b": 90},
         font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
-        legend={"orientation": "h", "y": -0.12, "x": 0},
+        legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0},
     )  # fmt: skip
     figure.update_xaxes(showgrid=True, gridcolor=LINE, automargin=True)
     figure.update_yaxes(gridcolor=LINE, automargin=True)

@@ -145,7 +145,7 @@ def _seed_std(value: FloatArray) -> FloatArray:
     categories = there.sum(axis=0)
     by_seed = deviation.sum(axis=0) / np.maximum(categories, 1)
     freedom = (categories > 0).sum(axis=0) - 1
-    return np.sqrt((by_seed**2).sum(axis=0) / np.where(freedom > 0, freedom, np.nan))
+    return np.asarray(np.sqrt((by_seed**2).sum(axis=0) / np.where(freedom > 0, freedom, np.nan)))
 
 
 def _table(heading: str, rows: pd.DataFrame) -> Table:
