@@ -3,21 +3,19 @@
 Wang et al., "Aleatoric uncertainty estimation with test-time augmentation for medical image segmentation with
 convolutional neural networks", Neurocomputing 2019. Adapted: a fixed set of views instead of random ones; maps of
 geometric views are mapped back, and a view does not count for pixels that it does not show or has at its border.
+With V views, the image itself among them: V (E + B + D) per image, 1 training, which is the deterministic one.
+The uncertainty is the standard deviation of the views' scores, in the unit of the score it belongs to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
-from rdbench.rd.anomaly import anomaly_map
 from rdbench.uq.checkpoints import load_student, save_student
 from rdbench.uq.sampling import predict_from_samples
-from rdbench.uq.views import brightness, contrast, flip, rotation, shift
+from rdbench.uq.views import geometric_views, photometric_views, view_maps
 
 
 @dataclass
@@ -34,24 +32,14 @@ class TTA:
     "relative change of contrast, up and down; 0 for none"
 
     def __post_init__(self) -> None:
-        for name, limit in {"rotation": 45, "shift": 0.5, "brightness": 1, "contrast": 1}.items():
-            if not 0 <= getattr(self, name) < limit:
-                raise ValueError(f"{name} must be in [0, {limit:g}), got {getattr(self, name):g}")
-        self.views = [flip(-1), flip(-2)] if self.flips else []
-        if self.rotation:
-            self.views += [rotation(self.rotation), rotation(-self.rotation)]
-        if (s := self.shift) > 0:
-            self.views += [shift(s, s), shift(-s, -s), shift(s, -s), shift(-s, s)]
-        if self.brightness:
-            self.views += [brightness(1 - self.brightness), brightness(1 + self.brightness)]
-        if self.contrast:
-            self.views += [contrast(1 - self.contrast), contrast(1 + self.contrast)]
+        self.views = geometric_views(self.flips, self.rotation, self.shift)
+        self.views += photometric_views(self.brightness, self.contrast)
 
     def fit(self, train: NormalImages, context: FitContext) -> None:
         self.student = context.deterministic()
 
     def predict(self, batch: Batch) -> Prediction:
-        return predict_from_samples(self._maps(batch))
+        return predict_from_samples(view_maps(batch, self.teacher, self.student, self.views))
 
     def save(self, directory: Path) -> None:
         save_student(self.student, directory / "student.safetensors")
@@ -59,11 +47,3 @@ class TTA:
     def load(self, directory: Path, context: FitContext) -> None:
         self.student = load_student(directory / "student.safetensors", context)
         self.teacher = context.teacher
-
-    def _maps(self, batch: Batch) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        """The map of the image as it is, then of each view, mapped back and with the pixels that count."""
-        size = batch.images.shape[-2:]
-        yield anomaly_map(batch.features, self.student(batch.features), size)
-        for view in self.views:
-            features = self.teacher(view.transform(batch.images))
-            yield view.restore(anomaly_map(features, self.student(features), size))

@@ -37,7 +37,12 @@ def scale_maps(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Ten
 
 def anomaly_map(teacher: Sequence[Tensor], student: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """The scale maps, each enlarged to `size` = (H, W) and smoothed, summed: (B, H, W), >= 0."""
-    return torch.stack([_enlarge_and_smooth(m, size) for m in scale_maps(teacher, student)]).sum(dim=0)
+    return enlarge_and_smooth(scale_maps(teacher, student), size).sum(dim=0)
+
+
+def enlarge_and_smooth(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """One map (B, h_i, w_i) per scale -> (scales, B, H, W), as they are summed to an anomaly map of `size`."""
+    return torch.stack([_enlarge_and_smooth(m, size) for m in maps])
 
 
 def anomaly_score(maps: Tensor) -> Tensor:

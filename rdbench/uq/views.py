@@ -6,15 +6,16 @@ Notation: B images of H x W pixels, ImageNet-normalised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast
 
-from rdbench.rd.anomaly import SIGMA
+from rdbench.protocol import Batch
+from rdbench.rd.anomaly import SIGMA, anomaly_map
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 MARGIN = round(4 * SIGMA)
@@ -68,6 +69,52 @@ def brightness(factor: float) -> View:
 def contrast(factor: float) -> View:
     """Scale the image's values in [0, 1] about its mean grey by `factor`, clipped."""
     return _photometric(f"contrast {factor:g}", lambda images: adjust_contrast(images, factor))
+
+
+def geometric_views(flips: bool, degrees: float, fraction: float) -> list[View]:
+    """Both flips, rotations to either side, shifts along both diagonals both ways; 0 or False leaves them out.
+
+    Raises ValueError, in the words of the methods' options, for what is out of range.
+    """
+    _check(rotation=(degrees, 45), shift=(fraction, 0.5))
+    views = [flip(-1), flip(-2)] if flips else []
+    if degrees:
+        views += [rotation(degrees), rotation(-degrees)]
+    if (s := fraction) > 0:
+        views += [shift(s, s), shift(-s, -s), shift(s, -s), shift(-s, s)]
+    return views
+
+
+def photometric_views(brighter: float, steeper: float) -> list[View]:
+    """Brightness and contrast, each less and more by these relative changes; 0 leaves one out.
+
+    Raises ValueError, in the words of the methods' options, for what is out of range.
+    """
+    _check(brightness=(brighter, 1), contrast=(steeper, 1))
+    views = [brightness(1 - brighter), brightness(1 + brighter)] if brighter else []
+    if steeper:
+        views += [contrast(1 - steeper), contrast(1 + steeper)]
+    return views
+
+
+def view_maps(
+    batch: Batch, teacher: nn.Module, student: nn.Module, views: Sequence[View]
+) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+    """The anomaly map of the images as they are, then of each view, mapped back and with the pixels that count.
+
+    The images' own map takes the features that are there; each view costs a pass of teacher, bottleneck and decoder.
+    """
+    size = batch.images.shape[-2:]
+    yield anomaly_map(batch.features, student(batch.features), size)
+    for view in views:
+        features = teacher(view.transform(batch.images))
+        yield view.restore(anomaly_map(features, student(features), size))
+
+
+def _check(**options: tuple[float, float]) -> None:
+    for name, (value, limit) in options.items():
+        if not 0 <= value < limit:
+            raise ValueError(f"{name} must be in [0, {limit:g}), got {value:g}")
 
 
 def _photometric(name: str, adjust: Callable[[Tensor], Tensor]) -> View:
