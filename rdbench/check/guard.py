@@ -1,0 +1,231 @@
+"""Runs a stranger's method, one function at a time, and keeps account of what it touches besides its result."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import random
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import nn
+
+from rdbench.check.audit import Auditor
+from rdbench.errors import InputError
+from rdbench.protocol import Batch, FitContext, Method, NormalImages, Prediction
+from rdbench.rd.student import Student
+from rdbench.registry import BrokenMethod
+
+SECONDS = 60.0
+"""How long one call of a method's function may take in the small world."""
+
+
+class Wrong(Exception):
+    """A check failed; the message says what is wrong and what to do."""
+
+
+class _TooLong(BaseException):
+    """A call ran out of time. No Exception, so that a method's own `except Exception` does not keep it."""
+
+
+class Guard:
+    """What the checked method did, over all its calls."""
+
+    def __init__(self, source: Path, teacher: nn.Module) -> None:
+        self.audit = Auditor(source)
+        self.changed: dict[str, dict[str, None]] = {
+            what: {} for what in ("teacher", "inputs", "students", "random", "settings")
+        }
+        """By what was changed: in words, by which function."""
+        self.printed = 0
+        """Characters."""
+        self._teacher = _Snapshot(teacher)
+        self._students: dict[int, _Snapshot] = {}
+
+    @contextmanager
+    def running(self, stage: str, directory: Path | None = None, writable: bool = False) -> Iterator[None]:
+        """Run one function of the method. Raises Wrong, in words, for whatever it raises."""
+        random_was, settings_were = _random_states(), _settings()
+        output = _Counter()
+        try:
+            with (
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(output),
+                _time_limit(SECONDS),
+                self.audit.watching(stage, directory, writable),
+            ):
+                yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise Wrong(f"{stage} {_in_words(error, self.audit.source)}") from error
+        finally:
+            self.printed += output.characters
+            self._note("random", stage, random_was, _random_states())
+            self._note("settings", stage, settings_were, _settings())
+            _restore_settings(settings_were)
+            if self._teacher.changed():
+                self.changed["teacher"].setdefault(f"{stage} changes the teacher")
+            for seed, student in self._students.items():
+                if student.changed():
+                    self.changed["students"].setdefault(f"{stage} changes the student of context.trained({seed})")
+
+    def context(self, context: FitContext) -> FitContext:
+        """The same context, with an eye on the shared students."""
+
+        def trained(seed: int) -> Student:
+            with self.audit.pausing():  # the benchmark keeps them on disk
+                student = context.trained(seed)
+            if seed not in self._students:
+                self._students[seed] = _Snapshot(student)
+            return student
+
+        return replace(context, trained=trained)
+
+    def inputs(self, batch: Batch) -> Callable[[], None]:
+        """Remember a batch; the function returned notes what `predict` changed in it."""
+        tensors = {"batch.images": batch.images}
+        tensors |= {f"batch.features[{index}]": scale for index, scale in enumerate(batch.features)}
+        were = {name: tensor.clone() for name, tensor in tensors.items()}
+
+        def compare() -> None:
+            for name, tensor in tensors.items():
+                if not torch.equal(tensor, were[name]):
+                    self.changed["inputs"].setdefault(f"predict changes {name} in place")
+
+        return compare
+
+    def _note(self, what: str, stage: str, before: dict[str, object], after: dict[str, object]) -> None:
+        for name, value in after.items():
+            if value != before[name]:
+                self.changed[what].setdefault(f"{stage} changes {name}")
+
+
+class Guarded:
+    """A method under guard; itself a :class:`~rdbench.protocol.Method`, for the benchmark's own routines."""
+
+    def __init__(self, method: Method, guard: Guard) -> None:
+        self.method = method
+        self._guard = guard
+        self._kept: Path | None = None
+
+    def fit(self, train: NormalImages, context: FitContext) -> None:
+        with self._guard.running("fit"):
+            self.method.fit(train, self._guard.context(context))
+
+    def predict(self, batch: Batch) -> Prediction:
+        compare = self._guard.inputs(batch)
+        with self._guard.running("predict", self._kept):
+            prediction = self.method.predict(batch)
+        compare()
+        return prediction
+
+    def save(self, directory: Path) -> None:
+        with self._guard.running("save", directory, writable=True):
+            self.method.save(directory)
+
+    def load(self, directory: Path, context: FitContext) -> None:
+        self._kept = directory
+        with self._guard.running("load", directory):
+            self.method.load(directory, context)
+
+
+class _Snapshot:
+    """A network as it was: parameters, buffers, modes, hooks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        self._rest = self._modes()
+
+    def changed(self) -> bool:
+        """Whether anything of it is another by now."""
+        state = self._module.state_dict()
+        if state.keys() != self._state.keys() or self._modes() != self._rest:
+            return True
+        return not all(torch.equal(state[name], tensor) for name, tensor in self._state.items())
+
+    def _modes(self) -> list[object]:
+        parts = [
+            (part.training, len(part._forward_hooks), len(part._forward_pre_hooks)) for part in self._module.modules()
+        ]
+        return [*parts, *(parameter.requires_grad for parameter in self._module.parameters())]
+
+
+def _random_states() -> dict[str, object]:
+    return {
+        "Python's random state": random.getstate(),
+        "NumPy's random state": pickle.dumps(np.random.get_state()),
+        "torch's random state": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def _settings() -> dict[str, object]:
+    return {
+        "the working directory": os.getcwd(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's gradient mode": torch.is_grad_enabled(),
+        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _restore_settings(were: dict[str, object]) -> None:
+    if _settings() == were:
+        return
+    os.chdir(str(were["the working directory"]))
+    dtype, threads = were["torch's default dtype"], were["torch's number of threads"]
+    assert isinstance(dtype, torch.dtype)
+    assert isinstance(threads, int)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(bool(were["torch's gradient mode"]))
+    torch.use_deterministic_algorithms(bool(were["torch's deterministic algorithms"]))
+
+
+class _Counter(io.TextIOBase):
+    """Counts what is printed and forgets it."""
+
+    characters = 0
+
+    def write(self, text: str) -> int:
+        self.characters += len(text)
+        return len(text)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooLong in the block after so many seconds; no limit outside the main thread or without SIGALRM."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise _TooLong(f"took longer than {seconds:g} s on images of 64 pixels")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _in_words(error: BaseException, source: str) -> str:
+    if isinstance(error, _TooLong):
+        return str(error)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+    where = f" (line {lines[-1]})" if lines else ""
+    kind = "" if isinstance(error, InputError | BrokenMethod) else f"{type(error).__name__}: "
+    return f"raised{where} {kind}{' '.join(str(error).split())}"[:500]
