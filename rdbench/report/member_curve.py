@@ -72,7 +72,7 @@ def member_curves(
             if why:
                 left_out[name] = why
                 continue
-            by_count = measure(ranking, _versions, MEASURED, [m])
+            by_count = measure(ranking, _versions, MEASURED, [m], under)
             for condition in under:
                 rows = [place_columns(ranking) | row for row in _rows(by_count, m, condition)]
                 if rows:

@@ -67,7 +67,7 @@ def compare_readouts(
         why = {m: without_members(ranking, m) for m, name in enumerate(ranking.methods) if name in chosen}
         left_out |= {ranking.methods[m]: reason for m, reason in why.items() if reason}
         with_members = [m for m, reason in why.items() if not reason]
-        by_readout = measure(ranking, _versions, MEASURED, with_members)
+        by_readout = measure(ranking, _versions, MEASURED, with_members, under)
         means = {name: found.mean() for name, found in by_readout.items()}
         for condition in under:
             rows = [row for m in with_members for row in _rows(ranking, by_readout, means, m, condition)]

@@ -30,12 +30,18 @@ def measure(
     versions: Callable[[CellResult, Predictions], Iterable[Version]],
     metrics: Sequence[str],
     methods: Iterable[int],
+    conditions: Sequence[str],
 ) -> dict[str, Ranking]:
     """The ranking with the figures `metrics` of each version of its methods' cells, by the versions' names.
 
-    A method has no figures (NaN) in a version that it does not have; cells have no intervals of their own. Raises
-    InputError if stored predictions cannot be used.
+    Under `conditions`, which may be means over shifts, and others as it comes. A method has no figures (NaN) in a
+    version that it does not have; cells have no intervals of their own. Raises InputError if stored predictions cannot
+    be used.
     """
+    over_shifts = not set(conditions) <= set(ranking.conditions)
+    wanted = [
+        (k, name) for k, name in enumerate(ranking.conditions) if name in conditions or (over_shifts and ":" in name)
+    ]
     shape = (*ranking.value.shape[:4], len(metrics))
     value: dict[str, FloatArray] = {}
     for m in methods:
@@ -45,7 +51,7 @@ def measure(
             try:
                 for name, by_condition, threshold in versions(source.result, predictions_of(source)):
                     figures = value.setdefault(name, np.full(shape, np.nan))
-                    for k, condition in enumerate(ranking.conditions):
+                    for k, condition in wanted:
                         if condition in by_condition:
                             view = by_condition[condition]
                             sample = check_sample(view.labels, view.scores, view.uncertainties, threshold)
