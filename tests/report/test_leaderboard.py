@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from rdbench.errors import InputError
+from rdbench.report.columns import TIMES
 from rdbench.report.entries import read_entries
 from rdbench.report.leaderboard import write_site
+from rdbench.report.pages import reflowed
 
 HOSTILE = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>{{ 7*7 }}'
 
@@ -233,6 +235,26 @@ def test_method_pages_trace_every_figure_to_its_cells(sources, tmp_path):
     assert "rdbench run --method mc_dropout --dataset toy --category bolt --category grid --seed 0 --seed 1" in text
     assert "torch 2.8.0" in text
     assert "d" * 12 in text
+
+
+def test_a_method_page_does_not_repeat_what_all_conditions_share(sources, tmp_path):
+    write_site(sources, tmp_path / "site")
+    [page] = (tmp_path / "site" / "methods").glob("*mc_dropout.html")
+    text = page.read_text()
+    conditions = text[text.index('id="conditions"') : text.index('id="categories"')]
+    categories = text[text.index('id="categories"') : text.index('id="cost"')]
+    cost = text[text.index('id="cost"') : text.index('id="again"')]
+    assert "AUROC shifted" not in conditions
+    assert "AUROC shifted" in categories
+    for ratio in (f"{cost} {TIMES}" for cost in ("Training", "Inference", "Memory")):
+        assert ratio not in conditions + categories
+        assert ratio in cost
+
+
+def test_a_description_flows_and_keeps_its_paragraphs_and_lists():
+    assert reflowed("One line\nand its end.\n\nAnother:\n- a\n- b\n    code") == (
+        "One line and its end.\n\nAnother:\n- a\n- b\n    code"
+    )
 
 
 def test_a_command_is_quoted_for_the_shell(make_cell, tmp_path):

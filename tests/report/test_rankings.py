@@ -127,6 +127,28 @@ def test_derived_figures_are_made_cell_by_cell(make_cell):
     assert mean_of(ranking, "image_auroc_shifted")[0] == pytest.approx(shifted)
 
 
+def test_costs_are_compared_with_deterministic_on_the_same_machine_only(make_cell):
+    here = [make_cell(method, seed=seed) for method in ("deterministic", "tta") for seed in (0, 1)]
+    elsewhere = here[3].provenance.model_copy(update={"device": "NVIDIA H100"})
+    threads = here[3].provenance.model_copy(update={"threads": 16})
+    for made in (elsewhere, threads):
+        [ranking] = make_rankings([*here[:3], here[3].model_copy(update={"provenance": made})])
+        tta, f = ranking.methods.index("tta"), ranking.metrics.index("inference_ratio")
+        ratio = here[2].cost["inference_ms"].value / here[0].cost["inference_ms"].value
+        assert mean_of(ranking, "inference_ratio", tta)[0] == pytest.approx(ratio)  # of seed 0 alone
+        assert ranking.mean().defined[tta, 0, f] == 1
+    moved = [cell.model_copy(update={"provenance": elsewhere}) for cell in here[2:]]
+    [ranking] = make_rankings([*here[:2], *moved])
+    assert np.isnan(mean_of(ranking, "inference_ratio", tta)).all()
+    assert ranking.why_undefined(tta, 0, f) == "no deterministic on the same machine"
+
+
+def test_counts_by_category_are_not_below_zero(make_cell):
+    cells = [make_cell(seed=seed, failures=n) for seed, n in ((0, 0), (1, 9))]
+    [ranking] = make_rankings(cells)
+    assert mean_of(ranking, "failures", category=0)[1] >= 0
+
+
 def test_a_number_that_is_not_finite_is_undefined(make_cell):
     [ranking] = make_rankings([make_cell(figures={"image_auroc": float("inf")})])
     assert np.isnan(mean_of(ranking, "image_auroc")).all()

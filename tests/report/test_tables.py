@@ -59,3 +59,23 @@ def test_nothing_yet():
 
 def test_markup_in_a_name_is_only_shown(make_cell):
     assert "[red]x[/red]" in shown([make_cell(dataset="[red]x[/red]")])
+
+
+def test_figures_have_intervals_and_columns_a_direction_and_a_gloss(make_cell):
+    text = shown([make_cell(figures={"image_auroc": 0.9, "augrc": 0.1, "augrc_margin": 0.2})])
+    assert ".860\N{EN DASH}.930" in text
+    assert ".060\N{EN DASH}.130" in text
+    assert "AUROC \N{UPWARDS ARROW}" in text
+    assert "AUGRC \N{DOWNWARDS ARROW}" in text
+    assert "AUGRC: errors that are left" in text
+    narrow = shown([make_cell()], width=60)
+    assert "ECE:" not in narrow  # nor its column
+
+
+def test_a_long_reason_is_broken_not_cut(make_cell):
+    cell = make_cell(failures=0)
+    reason = "a reason of quite a few words"
+    figures = cell.image["clean"] | {"augrc": cell.image["clean"]["augrc"].model_copy(update={"note": reason})}
+    text = shown([cell.model_copy(update={"image": {"clean": figures}})])
+    assert all(word in text for word in reason.split())
+    assert "…" not in text
