@@ -10,7 +10,7 @@ import pytest
 from rdbench.benchmark.results import CellFailure, CellSpec, Predictions, slug
 from rdbench.benchmark.store import PREDICTIONS, RESULT, Store, open_store, read_predictions, sha256
 from rdbench.errors import InputError
-from tests.benchmark.made_up import make_predictions, make_result, make_spec, write_predictions
+from tests.made_up import make_cell, make_predictions, make_spec
 
 
 @pytest.fixture
@@ -19,8 +19,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def written(store: Store, tmp_path: Path, **changes: object) -> Path:
-    predictions = write_predictions(tmp_path, make_predictions())
-    return store.write(make_result(make_spec(**changes), sha256(predictions)), predictions)
+    predictions = tmp_path / "made_up.npz"
+    make_predictions().save(predictions)
+    return store.write(make_cell(predictions_sha256=sha256(predictions), **changes), predictions)
 
 
 def test_a_cell_comes_back_as_it_went_in(store: Store, tmp_path: Path) -> None:
@@ -42,14 +43,14 @@ OTHER: dict[str, object] = {
     "options": {"shift": 5},
     "method_sha256": "4" * 64,
     "seed": 1,
-    "backbone": "resnet18",
+    "backbone": "resnet34",
     "weights_sha256": "5" * 64,
     "image_size": (320, 256),
     "map_size": (256, 256),
     "epochs": 11,
     "batch_size": 8,
     "precision": "bf16",
-    "conditions": ("clean",),
+    "conditions": ("clean", "noise:3"),
     "fingerprint": "6" * 64,
 }
 

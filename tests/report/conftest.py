@@ -1,97 +1,12 @@
-"""Made-up results in the real schema. Their figures are drawn from a seed and mean nothing."""
+"""Made-up results as fixtures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 
-from rdbench.benchmark.evaluate import evaluate_predictions
-from rdbench.benchmark.results import (
-    PROTOCOL_VERSION,
-    CellResult,
-    CellSpec,
-    Figure,
-    Predictions,
-    Provenance,
-    Split,
-    Threshold,
-)
+from rdbench.benchmark.results import CellResult
 from rdbench.report.entries import Source
-
-FRACTIONS = (
-    "image_auroc", "image_ap", "fpr", "fnr", "ece", "brier", "false_alarm_gap", "prevalence", "error_rate",
-)  # fmt: skip
-SELECTIVE = ("augrc", "aurc", "e_aurc", "failure_auroc", "errors_caught_10")
-COST = {
-    "train_seconds": 40.0,
-    "inference_ms": 12.0,
-    "teacher_passes": 1.0,
-    "decoder_passes": 1.0,
-    "peak_memory_mb": 300.0,
-}
-
-MakeCell = Callable[..., CellResult]
-
-
-def make_cell(
-    method: str = "deterministic",
-    category: str = "grid",
-    seed: int = 0,
-    *,
-    conditions: tuple[str, ...] = ("clean",),
-    failures: int = 7,
-    figures: dict[str, float | None] | None = None,
-    custom: str = "",
-    alpha: float = 0.1,
-    **spec: object,
-) -> CellResult:
-    """One cell; `figures` overrides drawn ones under every condition, `spec` fields of the specification."""
-    rng = np.random.default_rng([seed, *f"{method}/{category}".encode()])
-    fields: dict[str, object] = {
-        "protocol": PROTOCOL_VERSION, "dataset": "toy", "category": category, "method": method, "options": {},
-        "method_sha256": "a" * 64, "seed": seed, "backbone": "resnet18",
-        "weights": "torchvision/resnet18-f37072fd.pth", "weights_sha256": "b" * 64, "image_size": (256, 256),
-        "map_size": None,
-        "epochs": 10, "batch_size": 16, "precision": "fp32", "conditions": conditions, "fingerprint": "c" * 64,
-    } | spec  # fmt: skip
-
-    def figure(value: float | None, note: str = "") -> Figure:
-        if value is None:
-            return Figure(value=None, note=note)
-        return Figure(value=value, low=max(0.0, value - 0.04), high=min(1.0, value + 0.03))
-
-    def image_figures(k: int) -> dict[str, Figure]:
-        drawn = {name: float(rng.uniform(0.7, 0.99)) - 0.03 * k for name in FRACTIONS[:2]}
-        drawn |= {name: float(rng.uniform(0.02, 0.3)) for name in FRACTIONS[2:]}
-        made = {name: figure(value) for name, value in drawn.items()}
-        made["failures"] = Figure(value=float(failures))
-        for name in SELECTIVE:
-            for control in ("", "_random", "_margin", "_oracle"):
-                value = None if failures == 0 else float(rng.uniform(0.02, 0.2))
-                made[name + control] = figure(value, "no failures")
-        for name, value in (figures or {}).items():
-            made[name] = figure(value, "made undefined")
-        return made
-
-    pixel = {"pixel_auroc": figure(float(rng.uniform(0.9, 0.99))), "aupro_30": figure(float(rng.uniform(0.7, 0.95)))}
-    return CellResult(
-        spec=CellSpec.model_validate(fields),
-        provenance=Provenance(
-            created="2025-01-01T00:00:00Z", rdbench="0.1.0", packages={"torch": "2.8.0"}, git_commit="d" * 40,
-            git_dirty=False, device="cpu", platform="Linux", threads=2,
-        ),
-        split=Split(
-            train=60, calibration=12, test=60, test_anomalous=30, calibration_source="held out", custom=custom
-        ),
-        threshold=Threshold(alpha=alpha, value=1.0, level=alpha, attained=True),
-        cost={name: Figure(value=value * float(rng.uniform(1, 3))) for name, value in COST.items()},
-        pixel=dict.fromkeys(conditions, pixel),
-        image={name: image_figures(k) for k, name in enumerate(conditions)},
-        predictions_sha256="e" * 64,
-        interval="percentile bootstrap over parts, 1000 resamples",
-    )  # fmt: skip
+from tests.made_up import MakeCell, make_cell, make_source
 
 
 @pytest.fixture(name="make_cell")
@@ -108,48 +23,6 @@ def results() -> list[CellResult]:
         for category in ("grid", "bolt", "label")
         for seed in (0, 1)
     ]
-
-
-CONDITIONS = ("clean", "lighting:1", "lighting:3", "noise:3")
-
-
-def make_predictions(method: str, category: str, seed: int, images: int = 60) -> Predictions:
-    """Predictions with wrong decisions, of which the uncertainty knows something; parts of two images each."""
-    scene = np.random.default_rng([1, *category.encode()])
-    draws = np.random.default_rng([2, seed, *method.encode(), *category.encode()])
-    labels = (scene.random(images) < 0.45).astype(np.int8)
-    score = scene.normal(1, 0.9, images) + labels * scene.choice([0.4, 1.2, 2.5, 4.0], images)
-    shift = np.array([0.0, 0.1, 0.5, 0.3])[:, None]
-    shape = (len(CONDITIONS), images)
-    scores = score + shift + draws.normal(0, 0.2, shape)
-    calibration = draws.normal(1, 0.9, 24)
-    skill = draws.uniform(0.3, 2.0)
-    uncertainties = (
-        np.exp(-skill * np.abs(scores - np.sort(calibration)[-3])) + draws.gamma(1, 0.25, shape) + shift / 10
-    )
-    return Predictions(
-        conditions=CONDITIONS,
-        images=tuple(f"test/{i:03d}" for i in range(images)),
-        parts=np.array([f"part {i // 2}" for i in range(images)]),
-        labels=labels,
-        defects=np.where(labels == 1, "crack", "good"),
-        lightings=np.full(images, ""),
-        scores=scores.astype(np.float32),
-        uncertainties=uncertainties.astype(np.float32),
-        member_scores=np.zeros((len(CONDITIONS), 0, images), np.float32),
-        calibration_scores=calibration.astype(np.float32),
-        calibration_uncertainties=np.abs(calibration).astype(np.float32),
-        calibration_members=np.empty((0, len(calibration)), np.float32),
-    )
-
-
-def make_source(method: str, category: str = "grid", seed: int = 0, **spec: object) -> Source:
-    """A cell whose image figures are those of its predictions."""
-    predictions = make_predictions(method, category, seed)
-    threshold, image = evaluate_predictions(predictions, 0.1, 100)
-    cell = make_cell(method, category, seed, conditions=CONDITIONS, **spec)  # type: ignore[arg-type]
-    cell = cell.model_copy(update={"threshold": threshold, "image": image})
-    return Source(cell, f"toy/{category}/{method}-s{seed}", lambda: predictions)
 
 
 @pytest.fixture(scope="session")

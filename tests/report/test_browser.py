@@ -49,7 +49,7 @@ def chrome(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(sources, tmp_path_factory):
-    from tests.report.conftest import make_cell
+    from tests.made_up import make_cell
 
     other = [make_cell(method, dataset="visa", conditions=("clean",)) for method in ("deterministic", "tta")]
     return write_site([*sources, *other], tmp_path_factory.mktemp("site"))

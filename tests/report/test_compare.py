@@ -16,7 +16,7 @@ from rdbench.metrics.statistics import holm
 from rdbench.report.compare import METRICS, compare_methods, median_interval
 from rdbench.report.entries import Source
 from rdbench.report.figures import comparison_figure
-from tests.report.conftest import make_cell
+from tests.made_up import make_cell
 
 CATEGORIES, SEEDS = ("grid", "bolt", "can"), (0, 1, 2)
 PLACES = [(category, seed) for category in CATEGORIES for seed in SEEDS]

@@ -15,7 +15,7 @@ from rdbench.errors import InputError
 from rdbench.report.entries import published, stored, write_entries
 from rdbench.report.leaderboard import write_site
 from rdbench.report.validate import validate_entry
-from tests.report.conftest import make_source
+from tests.made_up import make_source
 
 
 @pytest.fixture(scope="module")

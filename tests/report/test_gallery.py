@@ -11,7 +11,7 @@ from rdbench.benchmark.gallery import GALLERY, choose, read_gallery, write_galle
 from rdbench.errors import InputError
 from rdbench.pictures import PANEL, draw, figure
 from rdbench.report.leaderboard import write_site
-from tests.report.conftest import make_predictions, make_source
+from tests.made_up import make_predictions, make_source
 
 
 def predictions(labels, scores, uncertainties):

@@ -51,7 +51,7 @@ def hostile_entry(directory, make_cell, text):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    from tests.report.conftest import make_cell
+    from tests.made_up import make_cell
 
     folder = tmp_path_factory.mktemp("hostile")
     for text in HOSTILE.values():

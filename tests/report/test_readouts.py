@@ -22,7 +22,7 @@ from rdbench.report.member_curve import MEASURED, member_curves, why_no_curve
 from rdbench.report.readouts import METRICS, compare_readouts
 from tests.command import QUICK
 from tests.datasets import trees
-from tests.report.conftest import make_cell, make_predictions
+from tests.made_up import make_cell, make_predictions
 
 
 def with_members(method="mc_dropout", category="grid", seed=0, members=5):

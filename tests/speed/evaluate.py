@@ -2,7 +2,7 @@
 
     python tests/speed/evaluate.py [--cells 1000] [--images 117]
 
-The cells are made up from a seed, with the clean condition, one shift and two real lightings each.
+The cells are made up from a seed, under four conditions each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rdbench.benchmark.store import open_store, sha256
-from tests.benchmark.made_up import make_predictions, make_result, make_spec, write_predictions
+from tests.made_up import make_cell, make_predictions
 
 
 def main() -> None:
@@ -29,8 +29,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder) / "runs", create=True)
         for seed in range(arguments.cells):
-            path = write_predictions(Path(folder), make_predictions(seed, arguments.images))
-            store.write(make_result(make_spec(seed=seed), sha256(path)), path)
+            path = Path(folder) / "made_up.npz"
+            make_predictions(seed=seed, images=arguments.images).save(path)
+            store.write(make_cell(seed=seed, predictions_sha256=sha256(path)), path)
         code = (
             "import sys; from rdbench.cli import app\n"
             f"app(['evaluate', {str(store.root)!r}, '--no-intervals'], standalone_mode=False)\n"

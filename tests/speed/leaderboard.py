@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rdbench.benchmark.results import CellResult, Figure
 from rdbench.report.leaderboard import write_site
-from tests.report.conftest import make_cell
+from tests.made_up import make_cell
 
 CONDITIONS = ("clean", *(f"{kind}:{severity}" for kind in ("lighting", "blur", "noise") for severity in range(1, 6)))
 FIGURES = (
