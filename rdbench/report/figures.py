@@ -69,7 +69,7 @@ def comparison_figure(comparisons: Comparisons) -> Figure:
     words = f"{reference} against {escape(', '.join(others))}"
     note = (
         f"Differences per pair (dataset, category, seed); right of the line <b>{reference}</b> is better.<br>"
-        "Diamond and bar: median and its 95 % interval (from six pairs on). p: Wilcoxon's signed rank, after Holm."
+        "Diamond and bar: median and its 95 % interval (from six pairs on).<br>p: Wilcoxon's signed rank, after Holm."
     )
     _dress(figure, words, note, rows * height, legend=False)
     return figure
@@ -103,8 +103,9 @@ def _draw_pairs(figure: Figure, c: Comparison, y: int, at: dict[str, int]) -> No
     figure.add_annotation(
         x=1,
         xref="x domain",
-        xanchor="right",
-        y=y - 0.36,
+        xanchor="left",
+        xshift=6,
+        y=y,
         text=p,
         showarrow=False,
         font={"size": 11, "color": SOFT},
@@ -187,8 +188,8 @@ def _dress(figure: Figure, words: str, note: str, height: int, *, legend: bool) 
         "font": {"size": 18, "color": INK},
     }  # fmt: skip
     figure.update_layout(
-        title=heading, template="simple_white", height=height + 220, showlegend=legend,
-        margin={"l": 20, "r": 70, "t": 130, "b": 90},
+        title=heading, template="simple_white", height=height + 240, showlegend=legend,
+        margin={"l": 20, "r": 70, "t": 150, "b": 90},
         font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
         legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0},
     )  # fmt: skip
