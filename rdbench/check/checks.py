@@ -42,7 +42,7 @@ from rdbench.protocol import FitContext, Prediction
 from rdbench.registry import MethodFile, OptionValue, find_methods, get_method, load_method, parse_options
 
 TOLERANCE = 1e-5
-"""How far an image's prediction may move with its batch, relative to the largest value: rounding, no more."""
+"""How far an image's prediction may move with its batch, relative to the largest anomaly: rounding, no more."""
 MAX_PRINTED = 2000
 """Characters that a method may print over all the checks."""
 MAX_GROWTH = 16 * 1024
@@ -257,6 +257,7 @@ class _Checks:
         return f"differs by {worst:.0e} of the largest value at most"
 
     def _cost(self) -> str:
+        batch = self.world.batch(list(range(TEST)))
         uncounted: Counter[str] = Counter()
         inside = 0
 
@@ -276,8 +277,8 @@ class _Checks:
             nn.modules.module.register_module_forward_hook(leave),
         ]
         try:
-            with count_passes() as passes:
-                self._predict(self.method)
+            with torch.inference_mode(), count_passes() as passes:
+                self.method.predict(batch)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -55,13 +55,19 @@ def of_image(prediction: Prediction, index: int) -> dict[str, Tensor]:
 
 
 def largest_move(one: dict[str, Tensor], other: dict[str, Tensor], scale: Prediction) -> tuple[float, str]:
-    """The largest difference, relative to the field's largest value, and the field it is in."""
+    """The largest difference of two predictions of one image, relative to `scale`, and the field it is in.
+
+    A spread is a difference of anomaly scores and carries their rounding, so it is held against their size; but not
+    if it is a thousand times smaller, where its own order would be rounding.
+    """
+    anomaly = float(scale.anomaly_map.abs().max())
     moved = []
     for name, value in one.items():
         if name not in other or other[name].shape != value.shape:
             return float("inf"), name
-        largest = float(getattr(scale, name).abs().max()) or 1.0
-        moved.append((float((value - other[name]).abs().max()) / largest, name))
+        own = float(getattr(scale, name).abs().max())
+        size = min(max(own, anomaly), 1000 * own) or 1.0
+        moved.append((float((value - other[name]).abs().max()) / size, name))
     return max(moved)
 
 
