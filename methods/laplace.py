@@ -9,9 +9,9 @@ convolution, which maximises the marginal likelihood of the training images.
 
 Adapted: RD has no likelihood. The error model, under which RD's loss is one, is Gaussian on the features of a scale,
 flattened and scaled to unit norm, with one variance for each scale, its likeliest on the training images
-(rdbench.uq.laplace). It takes errors of neighbouring features for independent, which they are not: the spread is too
-small as a whole, and what counts is how it differs between images. The diagonal is estimated by random signs, and
-sampled networks are run as they are, not linearised.
+(rdbench.uq.laplace). It takes errors of neighbouring features for independent, which they are not, and so overstates
+what the images tell. The diagonal is estimated by random signs, and sampled networks are run as they are, not
+linearised.
 
 Cost: E + B + S D; 1 training, the deterministic student's, and `draws` backward passes of the decoder for each training
 image. Readout: standard deviation of the samples' scores, as the spread of the posterior predictive.

@@ -63,7 +63,8 @@ class MCBatchNorm:
 
     def _statistics(self, train: NormalImages, seed: int) -> dict[str, Tensor]:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        return batch_statistics(self.student, train.batch(order[: self.batch]).features)
+        # Sorted, so that the same images in another order are the same sample, to the last bit.
+        return batch_statistics(self.student, train.batch(order[: self.batch].sort().values).features)
 
     def _maps(self, batch: Batch) -> Iterator[Tensor]:
         for index in range(self.samples):
