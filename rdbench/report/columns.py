@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from functools import cache
 
 from rdbench.metrics.catalog import METRICS, Metric
@@ -128,13 +127,18 @@ def written(metric: str, value: float) -> str:
     return f"{value:.3g}"
 
 
+def _bare(number: str) -> str:
+    """A number without the zero before its point."""
+    return number.replace("0.", ".", 1) if number.startswith(("0.", "+0.", "-0.")) else number
+
+
 def written_interval(metric: str, low: float, high: float) -> str:
     """A 95 % interval in as few signs as it takes; empty where there is none or it has no width."""
     first, last = written(metric, low), written(metric, high)
     if math.isnan(low) or math.isnan(high) or first == last:
         return ""
     if describe(metric).unit in ("fraction", "difference"):
-        first, last = (re.sub(r"^([+-]?)0\.", r"\1.", end) for end in (first, last))
+        first, last = _bare(first), _bare(last)
     if describe(metric).unit == "difference":
         return f"{first} to {last}"
     return f"{first.removesuffix(TIMES)}{DASH}{last}"
