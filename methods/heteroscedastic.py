@@ -6,9 +6,9 @@ heads minimise exp(-l) e + l with l the log mean error (derived in rdbench.uq.no
 at each scale and are trained after the student, which stays as it is, so that map and score equal the deterministic
 ones. The uncertainty map is the anomaly map that the heads expect of a normal image, made from exp(l) as the anomaly
 map is from e; for the exponential law of the loss it is also its standard deviation where errors go together. The
-uncertainty of an image is its value where the anomaly map has its maximum: there the score comes from. Errors on the
-training images, which the student was fitted to, are smaller than on others: levels are too low, by a factor that
-changes no ranking if it is the same everywhere.
+uncertainty of an image is its value where the anomaly map has its maximum: there the score comes from. The heads
+learn from the training images, which the student was fitted to: where its errors are smaller there than on others,
+levels are too low, by a factor that changes no ranking if it is the same everywhere.
 E + B + D per image; 1 training, the deterministic one, and as many epochs for the heads, without a backward pass
 through the student.
 """

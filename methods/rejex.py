@@ -8,9 +8,9 @@ rdbench.uq.stability.
     uncertainty = T / (log 2 - log(1 - stability))
 
 It ranks images as 1 - stability does, without running out of digits where that is nearly 0, and is at least 1 exactly
-where RejEx rejects. T scales it and changes no ranking; 4 is the default, since n calibration images cannot say more
-of an anomalous decision than log(n + 2) times the number of them above the threshold, and with some tens of images the
-tolerance for thousands rejects every one.
+where RejEx rejects. T scales it and changes no ranking. Stability needs many calibration images: with 18 or fewer
+(alpha 0.10) every anomalous decision is less stable than every normal one, whatever its score; with 48, T can be at
+most 4.1 if any anomalous decision is to be kept. The default is 4.
 Adapted: both papers count the detector's training scores. A network's own training images score too low, so the
 calibration scores stand in. They are normal, so alpha, the share of them above the threshold, takes the place of the
 contamination, and the threshold's rank is the conformal one: rank n - floor((n + 1) alpha) + 1 in place of
