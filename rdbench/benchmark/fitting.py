@@ -47,9 +47,10 @@ class FitCost:
 class SharedStudents:
     """The plainly trained students of a group, by seed: each is trained on first use, then read from disk."""
 
-    def __init__(self, directory: Path, train: Callable[[int], nn.Module]) -> None:
+    def __init__(self, directory: Path, train: Callable[[int], nn.Module], reporter: Reporter) -> None:
         self._directory = directory
         self._train = train
+        self._reporter = reporter
         self._students: dict[int, Student] = {}
         self.asked: list[int] = []
         """The seeds asked for since this was last cleared."""
@@ -71,7 +72,7 @@ class SharedStudents:
         self.asked.append(seed)
         directory = self._directory / str(seed)
         if not directory.exists():
-            with Stopwatch(context.device) as watch, count_passes() as passes:
+            with self._reporter.inside(None), Stopwatch(context.device) as watch, count_passes() as passes:
                 student = self._train(seed)
             self.seconds += watch.seconds
             cost = FitCost(watch.seconds, passes["decoder"])
@@ -126,7 +127,7 @@ def make_context(
 
             return train_student(student, images, settings, seed, device, on_epoch, loss or distillation_loss, rate)
 
-    shared = SharedStudents(directory / "students", lambda seed: train_on(new_student(seed), train, seed))
+    shared = SharedStudents(directory / "students", lambda seed: train_on(new_student(seed), train, seed), reporter)
     context = FitContext(
         teacher=teacher,
         calibration=calibration,

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,35 +46,42 @@ class Bench:
     reporter: Reporter
 
 
-def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
-    """Fit, predict, evaluate and store the cells of one group; a failing method costs its own cell only."""
-    with bench.store.lock(specs[0].group_id):
-        return _run_locked(bench, category, specs)
+def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellFailure]:
+    """Fit, predict, evaluate and store the cells of one group that are not there yet; returns those that failed.
+
+    A failing method costs its own cell only. Raises InputError if another run is at work on the group.
+    """
+    first = specs[0]
+    with bench.store.lock(first.group_id, f"{first.dataset}/{category.name}, seed {first.seed}"):
+        specs = [spec for spec in specs if not bench.store.has(spec, with_model=bench.settings.keep_models)]
+        return _run_locked(bench, category, specs) if specs else []
 
 
-def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellResult | CellFailure]:
+def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellFailure]:
     directory = bench.store.work_directory(f"{specs[0].group_id}-{_made_with(bench.provenance)}")
     group = _Group(bench, category, specs[0], directory)
-    outcomes: list[CellResult | CellFailure] = []
+    failures: list[CellFailure] = []
     runs: list[tuple[CellSpec, MethodRun]] = []
     for spec in specs:
         try:
             bench.reporter.line(f"  {'fitted before:' if group.is_fitted(spec) else 'fitting'} {spec.method}")
-            runs.append((spec, MethodRun(group.fitted(spec))))
+            with bench.reporter.inside(spec, "fit"):
+                method = group.fitted(spec)
+            runs.append((spec, MethodRun(method, partial(bench.reporter.inside, spec, "predict"))))
         except Exception as error:  # a stranger's method may raise anything
-            outcomes.append(failed(bench, spec, "fit", error))
+            failures.append(failed(bench, spec, "fit", error))
     teacher_seconds = group.predict([run for _, run in runs]) if runs else 0.0
     for spec, run in runs:
         if run.failure is not None:
-            outcomes.append(failed(bench, spec, "predict", run.failure))
+            failures.append(failed(bench, spec, "predict", run.failure))
             continue
         try:
-            outcomes.append(group.finished(spec, run, teacher_seconds))
+            group.finish(spec, run, teacher_seconds)
         except Exception as error:  # a full disk, say: the other cells are still to be written
-            outcomes.append(failed(bench, spec, "store", error))
-    if not any(isinstance(outcome, CellFailure) for outcome in outcomes):
+            failures.append(failed(bench, spec, "store", error))
+    if not failures:
         shutil.rmtree(directory)
-    return outcomes
+    return failures
 
 
 def failed(bench: Bench, spec: CellSpec, stage: str, error: Exception) -> CellFailure:
@@ -179,7 +187,7 @@ class _Group:
             reporter=self.bench.reporter,
         )
 
-    def finished(self, spec: CellSpec, run: MethodRun, teacher_seconds: float) -> CellResult:
+    def finish(self, spec: CellSpec, run: MethodRun, teacher_seconds: float) -> None:
         """Evaluate a cell's predictions and move the cell into the store."""
         predictions = predictions_of(run, self.category, spec.conditions)
         path = self._cell_directory(spec) / PREDICTIONS
@@ -198,7 +206,6 @@ class _Group:
         )
         model = self._fit_directory(spec) / "model" if self.bench.settings.keep_models else None
         self.bench.store.write(result, path, model, self._gallery(spec, run, predictions, threshold.value))
-        return result
 
     def _gallery(self, spec: CellSpec, run: MethodRun, predictions: Predictions, threshold: float) -> Path | None:
         """The cell's pictures; a method that fails on them, or a full disk, costs the pictures only."""
@@ -208,16 +215,17 @@ class _Group:
         chosen = np.array([choice.index for choice in choices])
         directory = self._cell_directory(spec) / GALLERY
         try:
-            maps, unsure = predict_again(
-                run,
-                chosen,
-                test=self.test,
-                teacher=self.bench.teacher,
-                device=self.bench.device,
-                precision=self.spec.precision,
-                batch_size=self.spec.batch_size,
-                seed=self.spec.seed,
-            )
+            with run.inside():
+                maps, unsure = predict_again(
+                    run,
+                    chosen,
+                    test=self.test,
+                    teacher=self.bench.teacher,
+                    device=self.bench.device,
+                    precision=self.spec.precision,
+                    batch_size=self.spec.batch_size,
+                    seed=self.spec.seed,
+                )
             directory.mkdir(exist_ok=True)
             write_gallery(directory, choices, self.test.images[chosen], maps, unsure, predictions, threshold)
         except Exception as error:
@@ -261,8 +269,9 @@ class _Group:
 
 
 def _made_with(provenance: Provenance) -> str:
-    """What another device or version has fitted is not gone on with."""
-    return slug(f"{provenance.device} {provenance.packages['torch']} {provenance.rdbench}")
+    """What another device, version or number of threads has fitted is not gone on with: its bits would differ."""
+    packages = provenance.packages
+    return slug(f"{provenance.threads} threads {provenance.device} {packages['torch']} {provenance.rdbench}")
 
 
 def _at_size(mask: MaskArray, size: tuple[int, int] | None) -> MaskArray:

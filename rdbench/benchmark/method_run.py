@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,8 @@ class MethodRun:
     """One method on its way over the test images: what it said so far."""
 
     method: Method
+    inside: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Says that the method's own code runs."""
     normal_pixels: PixelMoments = field(default_factory=PixelMoments)
     """Of the calibration images' maps."""
     pixel: list[dict[str, PixelTally]] = field(default_factory=list)
@@ -49,7 +51,8 @@ class MethodRun:
     def guarded(self) -> Iterator[None]:
         """A stranger's method may raise anything: it costs its own cell only, and nothing more is asked of it."""
         try:
-            yield
+            with self.inside():
+                yield
         except Exception as error:
             self.failure = error
 

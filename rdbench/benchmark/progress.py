@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from rdbench.benchmark.results import CellSpec
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -57,8 +59,11 @@ class Step:
 class Reporter:
     """Says what a run is doing. Use as a context manager around the whole run."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, on_cell: Callable[[CellSpec | None, str], None] | None = None) -> None:
+        """`on_cell` is told which cell's code runs from now on, and at what stage; None for the benchmark's own."""
         self.console = console
+        self._on_cell = on_cell
+        self._inside: tuple[CellSpec | None, str] = (None, "")
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -82,6 +87,21 @@ class Reporter:
     def line(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def inside(self, spec: CellSpec | None, stage: str = "") -> Iterator[None]:
+        """What runs in here is a cell's own code; with None, work for all cells that one of them asked for."""
+        before = self._inside
+        self._enter((spec, stage))
+        try:
+            yield
+        finally:
+            self._enter(before)
+
+    def _enter(self, inside: tuple[CellSpec | None, str]) -> None:
+        self._inside = inside
+        if self._on_cell is not None:
+            self._on_cell(*inside)
 
     @contextmanager
     def step(self, title: str, total: int, unit: str = "images") -> Iterator[Step]:

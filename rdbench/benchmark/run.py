@@ -1,119 +1,265 @@
-"""Runs what is planned: group after group, leaving out the cells that are there already."""
+"""Plans what is to be run, group by group, leaving out the cells that are there already, and lets an engine run it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from rdbench.benchmark.device import choose_device
+from rdbench.benchmark.engines import Engine
+from rdbench.benchmark.engines.local import InProcess
+from rdbench.benchmark.engines.task import Part, Task, get_teacher, run_task
 from rdbench.benchmark.evaluate import evaluate_cell
-from rdbench.benchmark.group import Bench, failed, run_group
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.provenance import provenance
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec, OptionValue
 from rdbench.benchmark.store import Store, open_store
 from rdbench.datasets import load_category
-from rdbench.datasets.base import Category
 from rdbench.errors import InputError
-from rdbench.rd.precision import resolve_precision
+from rdbench.rd.precision import Precision
 from rdbench.rd.runtime import keep_freed_memory
-from rdbench.rd.teacher import Teacher, load_teacher
+from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every cell asked for: those that are there, and those that are to be run, in tasks."""
+
+    store: Store
+    there: tuple[tuple[CellSpec, float], ...]
+    """Finished cells, and the alpha that is asked for."""
+    tasks: tuple[Task, ...]
+
+    @property
+    def waiting(self) -> int:
+        """The number of cells that are to be run."""
+        return sum(len(task.specs) for task in self.tasks)
 
 
 @dataclass
 class Outcome:
-    """What a run came to: every cell asked for is in one of the two lists."""
+    """What a run came to: every cell asked for is finished or has failed, but for groups that could not start."""
 
-    results: list[CellResult] = field(default_factory=list)
+    store: Store
+    finished: list[CellSpec] = field(default_factory=list)
     failures: list[CellFailure] = field(default_factory=list)
+    """Their tracebacks are in the store."""
     reused: int = 0
-    """How many of the results were there before."""
+    """How many of the finished were there before."""
     bad_input: list[str] = field(default_factory=list)
     """Groups that could not start, and why."""
 
+    @property
+    def results(self) -> Iterator[CellResult]:
+        """The finished cells' results, read from the store: they are not all held in memory."""
+        return map(self.store.load, self.finished)
 
-def run(settings: RunSettings, reporter: Reporter) -> Outcome:
-    """Run every cell of the settings that has no result yet.
+
+def run(
+    lines: Sequence[RunSettings], reporter: Reporter, engine: Engine | None = None, shard: Shard | None = None
+) -> Outcome:
+    """Run every cell of the lines that has no result yet.
 
     All the input is looked at before anything is trained. Raises InputError if none of it can be used.
     """
+    engine = engine or InProcess()
+    return run_plan(make_plan(lines, reporter, engine, shard), reporter, engine)
+
+
+def make_plan(
+    lines: Sequence[RunSettings], reporter: Reporter, engine: Engine, shard: Shard | None = None, *, create: bool = True
+) -> Plan:
+    """Find out what is to be run, and what is there already.
+
+    Args:
+        lines: all with one `out`.
+        shard: plan its groups only.
+        create: make the store if it is not there.
+
+    Raises:
+        InputError: something in the lines cannot be used.
+    """
     keep_freed_memory()
-    store = open_store(settings.out, create=True)
-    for name, method in settings.methods.items():
-        try:
-            for options in settings.options[name]:
-                load_method(method, options)
-        except BrokenMethod as error:
-            reporter.line(f"method {name} cannot run: {error}")
-    categories = {}
-    with reporter.step("reading file by file, for the fingerprint", 0, "files") as step:
-        for name, seed in settings.groups:
-            categories[name, seed] = load_category(settings.dataset, name, settings.root, seed, step.reach)
-    device = choose_device(settings.device)
-    teacher = load_teacher(settings.backbone, settings.weights, device)
-    bench = Bench(settings, teacher, device, provenance(device), store, reporter)
-    precision = resolve_precision(settings.precision, device)
-    outcome = Outcome()
-    waiting: dict[tuple[str, int], list[CellSpec]] = {}
-    for group, category in categories.items():
-        specs = [
-            _spec(settings, teacher, precision, category, method, options, group[1])
-            for method in settings.methods
-            for options in settings.options[method]
-        ]
-        waiting[group] = [spec for spec in specs if not store.has(spec, with_model=settings.keep_models)]
-        outcome.results += [_reused(store, spec, settings.alpha) for spec in specs if spec not in waiting[group]]
-    outcome.reused = done = len(outcome.results)
-    cells = done + sum(map(len, waiting.values()))
-    for (name, seed), specs in waiting.items():
-        if not specs:
-            continue
-        what = f"{settings.dataset}/{name}, seed {seed}"
-        reporter.line(f"cells {done + 1} to {done + len(specs)} of {cells}: {what}")
-        try:
-            for cell in run_group(bench, categories[name, seed], specs):
-                (outcome.results if isinstance(cell, CellResult) else outcome.failures).append(cell)  # type: ignore[arg-type]
-        except InputError as error:
-            outcome.bad_input.append(f"{what}: {error}")
-            reporter.line(f"  cannot run: {error}")
-        except Exception as error:  # memory that ran out, say: the other groups are still to be run
-            outcome.failures += [failed(bench, spec, "group", error) for spec in specs]
-        done += len(specs)
+    store = open_store(lines[0].out, create=True) if create else Store(lines[0].out)
+    _try_methods(lines, reporter)
+    planner = _Planner(engine, reporter)
+    there: dict[Path, tuple[CellSpec, float]] = {}
+    parts: dict[str, list[Part]] = {}
+    seen: set[Path] = set()
+    with reporter.step("planning", sum(len(line.groups) for line in lines), "groups") as step:
+        for settings in _merged(lines):
+            for category, seed in settings.groups:
+                step.advance()
+                if shard is not None and not shard.has(settings, category, seed):
+                    continue
+                waiting = []
+                for spec in planner.specs(settings, category, seed):
+                    path = spec.path
+                    if path in seen:
+                        continue
+                    seen.add(path)
+                    if store.has(spec, with_model=settings.keep_models):
+                        there[path] = spec, settings.alpha
+                    else:
+                        waiting.append(spec)
+                if waiting:
+                    parts.setdefault(waiting[0].group_id, []).append(Part(settings, tuple(waiting)))
+    return Plan(store, tuple(there.values()), tuple(Task(tuple(of_group)) for of_group in parts.values()))
+
+
+def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
+    """Let the engine work off the plan's tasks."""
+    store = plan.store
+    outcome = Outcome(store, [_reused(store, spec, alpha) for spec, alpha in plan.there], reused=len(plan.there))
+    cells = outcome.reused + plan.waiting
+
+    def announced() -> Iterator[Task]:
+        done = outcome.reused
+        for task in plan.tasks:
+            reporter.line(f"cells {done + 1} to {done + len(task.specs)} of {cells}: {task}")
+            done += len(task.specs)
+            yield task
+
+    with engine, closing(engine.run(announced(), run_task, reporter)) as ended:
+        for task, came in ended:
+            failed = {failure.spec.path for failure in came.failures}
+            for failure in came.failures:
+                store.write_failure(failure)
+                outcome.failures.append(failure.model_copy(update={"traceback": ""}))
+            finished = [spec for spec in task.specs if spec.path not in failed]
+            if came.bad_input:
+                outcome.bad_input.append(f"{task}: {came.bad_input}")
+                finished = [spec for spec in finished if store.has(spec)]
+            outcome.finished += finished
     return outcome
 
 
-def _reused(store: Store, spec: CellSpec, alpha: float) -> CellResult:
+@dataclass(frozen=True)
+class Shard:
+    """One of several runs, on machines that know nothing of each other, that together do all."""
+
+    index: int
+    """From 1."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """The shard that "I/N" means. Raises InputError for anything else."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise InputError(f"--shard {text}: I/N is wanted, I from 1 to N, as 1/4")
+        return cls(int(index), int(count))
+
+    def has(self, settings: RunSettings, category: str, seed: int) -> bool:
+        """Whether a group belongs to this shard.
+
+        Decided by what was asked for and nothing that is found out on a machine, so that every group is in one shard.
+        """
+        name = f"{settings.dataset}/{category}/{seed}/{settings.backbone}/{settings.image_size}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % self.count == self.index - 1
+
+
+class _Planner:
+    """Makes specs, finding out what they depend on once: images, the teacher's weights, the number format."""
+
+    def __init__(self, engine: Engine, reporter: Reporter) -> None:
+        self._engine = engine
+        self._reporter = reporter
+        self._fingerprints: dict[tuple[str, str, Path | None], str] = {}
+        self._teachers: dict[tuple[str, Path | str | None], tuple[str, str]] = {}
+        self._precisions: dict[tuple[str, str], Precision] = {}
+
+    def specs(self, settings: RunSettings, category: str, seed: int) -> Iterator[CellSpec]:
+        """The group's cells."""
+        fingerprint, precision = self._fingerprint(settings, category, seed), self._precision(settings)
+        weights, weights_sha256 = self._teacher(settings)
+        conditions = (CLEAN, *map(str, settings.shifts))
+        for name, method in settings.methods.items():
+            for options in settings.options[name]:
+                yield CellSpec(
+                    protocol=PROTOCOL_VERSION,
+                    dataset=settings.dataset,
+                    category=category,
+                    method=name,
+                    options=options,
+                    method_sha256=method.sha256,
+                    seed=seed,
+                    backbone=settings.backbone,
+                    weights=weights,
+                    weights_sha256=weights_sha256,
+                    image_size=settings.image_size,
+                    map_size=settings.map_size,
+                    epochs=settings.epochs,
+                    batch_size=settings.batch_size,
+                    precision=precision,
+                    conditions=conditions,
+                    fingerprint=fingerprint,
+                )
+
+    def _teacher(self, settings: RunSettings) -> tuple[str, str]:
+        key = settings.backbone, settings.weights
+        if key not in self._teachers:
+            teacher: Teacher = get_teacher(*key, "cpu")
+            self._teachers[key] = teacher.weights_name, teacher.weights_sha256
+        return self._teachers[key]
+
+    def _precision(self, settings: RunSettings) -> Precision:
+        key = settings.precision, settings.device
+        if key not in self._precisions:
+            self._precisions[key] = self._engine.precision(settings)
+        return self._precisions[key]
+
+    def _fingerprint(self, settings: RunSettings, category: str, seed: int) -> str:
+        """Of the images, whichever of them the seed draws to calibrate on."""
+        key = settings.dataset, category, settings.root
+        if key not in self._fingerprints:
+            with self._reporter.step("reading file by file, for the fingerprint", 0, "files") as step:
+                self._fingerprints[key] = load_category(*key, seed, step.reach).fingerprint
+        return self._fingerprints[key]
+
+
+def _try_methods(lines: Sequence[RunSettings], reporter: Reporter) -> None:
+    """Import each method and make it with each choice of its options: what is wrong there shows at once."""
+    tried: set[tuple[str, tuple[tuple[str, OptionValue], ...]]] = set()
+    for settings in lines:
+        for name, method in settings.methods.items():
+            try:
+                for options in settings.options[name]:
+                    key = str(method.path), tuple(options.items())
+                    if key not in tried:
+                        tried.add(key)
+                        load_method(method, options)
+            except BrokenMethod as error:
+                reporter.line(f"method {name} cannot run: {error}")
+
+
+def _merged(lines: Sequence[RunSettings]) -> list[RunSettings]:
+    """Lines that differ in nothing but methods and options, as one: their cells share a group's images and student."""
+    merged: dict[str, RunSettings] = {}
+    for line in lines:
+        key = repr(replace(line, methods={}, options={}))
+        if key not in merged:
+            merged[key] = line
+            continue
+        before = merged[key]
+        for name, method in line.methods.items():
+            if name in before.methods and before.methods[name].sha256 != method.sha256:
+                raise InputError(
+                    f"method {name} is two files: {before.methods[name].path} and {method.path}; rename one"
+                )
+        options = {name: list(choices) for name, choices in before.options.items()}
+        for name, choices in line.options.items():
+            options[name] = [*options.get(name, []), *(each for each in choices if each not in options.get(name, []))]
+        merged[key] = replace(before, methods=before.methods | line.methods, options=options)
+    return list(merged.values())
+
+
+def _reused(store: Store, spec: CellSpec, alpha: float) -> CellSpec:
     """A finished cell; its threshold is set again if it was at another level, which needs no model."""
     result = store.load(spec)
-    return result if result.threshold.alpha == alpha else evaluate_cell(store, store.root / spec.path, result, alpha)
-
-
-def _spec(
-    settings: RunSettings,
-    teacher: Teacher,
-    precision: str,
-    category: Category,
-    method: str,
-    options: dict[str, OptionValue],
-    seed: int,
-) -> CellSpec:
-    return CellSpec(
-        protocol=PROTOCOL_VERSION,
-        dataset=settings.dataset,
-        category=category.name,
-        method=method,
-        options=options,
-        method_sha256=settings.methods[method].sha256,
-        seed=seed,
-        backbone=settings.backbone,
-        weights=teacher.weights_name,
-        weights_sha256=teacher.weights_sha256,
-        image_size=settings.image_size,
-        map_size=settings.map_size,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        precision=precision,  # type: ignore[arg-type]
-        conditions=(CLEAN, *map(str, settings.shifts)),
-        fingerprint=category.fingerprint,
-    )
+    if result.threshold.alpha != alpha:
+        evaluate_cell(store, store.root / spec.path, result, alpha)
+    return spec

@@ -5,23 +5,38 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
 from rdbench.benchmark.gallery import GALLERY
-from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, slug
+from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, Record, slug
 from rdbench.errors import InputError
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.npz"
 WORK = ".work"
+LOCKS = "locks"
 FAILED = ".failed"
+
+
+class Holder(Record):
+    """Which process is at work on something in the store, and since when."""
+
+    name: str
+    what: str
+    pid: int
+    host: str
+    since: str
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,29 @@ class Store:
         if gallery is not None:
             shutil.copytree(gallery, staged / GALLERY)
         write_text(staged / RESULT, result.model_dump_json(indent=1))
+        self._move_in(staged, target, result.spec)
+        return target
+
+    def adopt(self, directory: Path) -> Path:
+        """Copy a finished cell's directory from elsewhere in, whole.
+
+        Raises InputError if the result is not valid or its predictions are not those it was computed from.
+        """
+        result = read_result(directory / RESULT)
+        read_predictions(directory, result)
+        target = self.root / result.spec.path
+        staged = self.work_directory("cells") / f"{target.name}.{os.getpid()}"
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(directory, staged)
+        self._move_in(staged, target, result.spec)
+        return target
+
+    def _move_in(self, staged: Path, target: Path, spec: CellSpec) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # run again to keep its model
             shutil.rmtree(target)
         staged.replace(target)
-        self.failure_path(result.spec).unlink(missing_ok=True)
-        return target
+        self.failure_path(spec).unlink(missing_ok=True)
 
     def rewrite(self, directory: Path, result: CellResult) -> None:
         """Replace a finished cell's result in one step; its predictions stay."""
@@ -90,25 +122,58 @@ class Store:
         return self.root / FAILED / f"{'-'.join(spec.path.parts)}.json"
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, what: str = "") -> Iterator[Callable[[str], None]]:
         """Hold the unfinished work of that name; the system lets go of it when the process ends, however it ends.
 
+        Yields a function that changes `what`, the words in which :meth:`held` tells others of the work.
         Raises InputError if another process holds it.
         """
-        with (self.work_directory("locks") / name).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with (self.work_directory(LOCKS) / name).open("a+") as file:
+            if not _locked(file, fcntl.LOCK_EX, patience=0.5):
                 raise InputError(
                     f"another run is at work on this in {self.root}; run the same command again when it has ended"
-                ) from None
-            yield
+                )
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+
+            def tell(words: str) -> None:
+                note = Holder(name=name, what=words, pid=os.getpid(), host=platform.node(), since=since)
+                file.seek(0)
+                file.truncate()
+                file.write(note.model_dump_json())
+                file.flush()
+
+            tell(what)
+            yield tell
+
+    def held(self) -> Iterator[Holder]:
+        """Who holds which unfinished work at this moment."""
+        for path in sorted((self.root / WORK / LOCKS).glob("*")):
+            with path.open() as file:
+                if _locked(file, fcntl.LOCK_SH, patience=0):
+                    continue
+                try:
+                    yield Holder.model_validate_json(file.read())
+                except ValidationError:  # caught in the middle of a change
+                    yield Holder(name=path.name, what="", pid=0, host="", since="")
 
     def work_directory(self, name: str) -> Path:
         """A directory for unfinished work; it survives a killed run and is removed when the work is done."""
         path = self.root / WORK / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _locked(file: IO[str], kind: int, patience: float) -> bool:
+    """Lock the file if that can be had within `patience` seconds; whoever reads who holds a lock holds it a moment."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
 
 
 def open_store(root: Path, *, create: bool) -> Store:

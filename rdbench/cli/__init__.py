@@ -106,13 +106,13 @@ def run(
 
     try:
         with Reporter(stderr) as reporter:
-            outcome = run_cells(settings, reporter)
+            outcome = run_cells([settings], reporter)
     except KeyboardInterrupt:
         say("interrupted: what is finished is kept, the same command goes on from here", error=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    if outcome.results or outcome.failures:
+    if outcome.finished or outcome.failures:
         stdout.print(summary_table(outcome.results, outcome.failures))
-        fresh = len(outcome.results) - outcome.reused
+        fresh = len(outcome.finished) - outcome.reused
         say(f"{count(fresh, 'cell')} run, {outcome.reused} there already; results in {out}")
     for message in outcome.bad_input:
         say(f"Error: {message}", error=True)

@@ -47,12 +47,12 @@ def main() -> None:
         )  # fmt: skip
         with Reporter(Console(stderr=True)) as reporter:
             start = time.perf_counter()
-            outcome = run(settings, reporter)
+            outcome = run([settings], reporter)
             whole = time.perf_counter() - start
-    assert outcome.results, "the run failed"
+    assert outcome.finished, "the run failed"
     for part, spent in seconds.most_common():
         print(f"{part:26} {spent:7.1f} s  {spent / whole:5.1%} of the run")
-    print(f"{'the run':26} {whole:7.1f} s, {len(outcome.results[0].spec.conditions)} conditions")
+    print(f"{'the run':26} {whole:7.1f} s, {len(outcome.finished[0].conditions)} conditions")
     share = seconds["model"] / (seconds["model"] + seconds["shifts"])
     print(f"model over model and shifts: {share:.1%} (goal 80 %)")
 
