@@ -236,7 +236,7 @@ rdbench.plots = (() => {
     place("#plot-critical", traces, {
       showlegend: false,
       height: Math.max(300, 90 + 26 * names.length),
-      xaxis: axis(`Mean rank over ${found.cells} cells${note && "."}${note}`, { range: [least - 0.1 * room, most + 0.1 * room] }),
+      xaxis: axis(`Mean rank, ${found.cells} cells${note && "<br>too few to tell two apart"}`, { range: [least - 0.1 * room, most + 0.1 * room] }),
       yaxis: { tickvals: rows, ticktext: names.map(short), showgrid: false, zeroline: false, automargin: true },
       shapes: names.map((_, i) => ({ type: "line", layer: "below", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
     }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.${note}`);

@@ -223,7 +223,7 @@ def provenance(cells: Sequence[CellResult]) -> Facts:
     made = [cell.provenance for cell in cells]
     specs = [cell.spec for cell in cells]
     return [
-        ("Training", _each(f"{s.epochs} epochs, batch {s.batch_size}, {s.precision}" for s in specs)),
+        ("Training", _each(f"{count(s.epochs, 'epoch')}, batch {s.batch_size}, {s.precision}" for s in specs)),
         ("Calibration images", _each(cell.split.calibration_source for cell in cells)),
         ("Intervals of cells", _each(cell.interval for cell in cells)),
         ("Made", _each(p.created[:10] for p in made)),
