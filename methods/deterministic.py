@@ -16,11 +16,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from rdbench.metrics.detection import conformal_threshold
 from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
-from rdbench.rd.anomaly import anomaly_map, anomaly_score
+from rdbench.rd.anomaly import anomaly_score
+from rdbench.uq.calibration import image_scores, student_map
 from rdbench.uq.checkpoints import load_student, save_student
 
 
@@ -28,14 +27,12 @@ from rdbench.uq.checkpoints import load_student, save_student
 class Deterministic:
     def fit(self, train: NormalImages, context: FitContext) -> None:
         self.student = context.deterministic()
-        with torch.no_grad():
-            maps = (self._map(batch) for batch in context.calibration.batches(16))
-            scores = torch.cat([anomaly_score(m) for m in maps]).double().cpu()
+        scores = image_scores(self.student, context.calibration).double().cpu()
         self.threshold = conformal_threshold(scores.numpy(), alpha=0.10).value
         self.scale = float(scores.std(correction=0)) or 1.0  # equal scores: any scale ranks alike
 
     def predict(self, batch: Batch) -> Prediction:
-        maps = self._map(batch)
+        maps = student_map(self.student, batch)
         scores = anomaly_score(maps)
         return Prediction(maps, scores, 1 / (1 + (scores - self.threshold).abs() / self.scale))
 
@@ -46,6 +43,3 @@ class Deterministic:
     def load(self, directory: Path, context: FitContext) -> None:
         self.student = load_student(directory / "student.safetensors", context)
         self.threshold, self.scale = json.loads((directory / "threshold.json").read_text())
-
-    def _map(self, batch: Batch) -> torch.Tensor:
-        return anomaly_map(batch.features, self.student(batch.features), batch.images.shape[-2:])
