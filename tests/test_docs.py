@@ -63,17 +63,17 @@ def test_what_make_demo_runs_works(rdbench: Command, tmp_path: Path) -> None:
     assert (tmp_path / "site" / "index.html").is_file()
 
 
-def test_the_example_of_a_method_runs(rdbench: Command, tmp_path: Path) -> None:
+def test_the_example_of_a_method_is_what_new_writes_and_runs(rdbench: Command, tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "adding_a_method.md").read_text()
     (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     methods = tmp_path / "methods"
-    methods.mkdir()
-    (methods / "feature_noise.py").write_text(source)
-    shown = rdbench("methods", "show", "feature_noise", "--methods-dir", methods)
+    assert rdbench("methods", "new", "my_method", "--dir", methods).code == 0
+    assert (methods / "my_method.py").read_text() == source
+    shown = rdbench("methods", "show", "my_method", "--methods-dir", methods)
     assert "how many times the noise is drawn" in " ".join(shown.out.split())
     trees.mvtec_ad2(tmp_path / "data")
     done = rdbench(
-        "run", "-m", "feature_noise,deterministic", "-o", "feature_noise.samples=2", "--methods-dir", methods,
+        "run", "-m", "my_method,deterministic", "-o", "my_method.samples=2", "--methods-dir", methods,
         "--dataset", "mvtec_ad2", "--root", tmp_path / "data", "--out", tmp_path / "runs", *QUICK,
     )  # fmt: skip
     assert done.code == 0, done.err

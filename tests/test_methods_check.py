@@ -109,7 +109,7 @@ BAD: dict[str, tuple[str, str, str, str]] = {
     "NaN": ("predict", "uncertainty[0] = float('nan')", "prediction", "holds NaN or infinity"),
     "negative": ("predict", "uncertainty = -uncertainty", "prediction", "holds -1, wanted no negative values"),
     "raises": ("predict", "maps[99]", "prediction", "predict raised (line 31) IndexError"),
-    "leaves": ("fit", "sys.exit('enough')", "fit and save", "fit raised (line 27) SystemExit: enough"),
+    "leaves": ("fit", "sys.exit('enough')", "fit and save", "fit raised (line 25) SystemExit: enough"),
     "hangs": ("predict", "while True: pass", "prediction", "took longer than 3 s"),
     "another every time": (
         "predict",
@@ -240,7 +240,7 @@ def test_a_new_method_passes_and_runs(rdbench: Command, tmp_path: Path, monkeypa
         "run", "--method", "my_method", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1"
     )
     assert done.code == 0, done.err
-    assert "1 cells run" in done.out
+    assert "my_method" in done.out
 
 
 @pytest.mark.parametrize("name", ["My Method", "../escape", "class", "1st", "_hidden", "größe", "a" * 99, ""])

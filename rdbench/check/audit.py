@@ -5,6 +5,7 @@ What compiled code opens on its own raises no such event, and neither does askin
 
 from __future__ import annotations
 
+import importlib
 import os
 import site
 import sys
@@ -51,6 +52,7 @@ _LIBRARIES = tuple(
     }
 )
 """Python, its packages, rdbench itself, and what the system tells of itself: free to read."""
+_IMPORTING = ("<frozen importlib", "<frozen zipimport", os.path.dirname(importlib.__file__))
 _LOOKERS = ("inspect.py", "traceback.py")
 
 
@@ -144,10 +146,10 @@ class Auditor:
             self.looks.setdefault(f"{self._stage} looks at callers or through memory ({what}, line {frame.f_lineno})")
 
     def _importing(self) -> bool:
-        """Whether this is a module's own doing while it is imported, other than the method file's."""
+        """Whether a module, the method file apart, does this while it is imported, or importlib in looking for one."""
         frame = _outside()
         while frame is not None and frame.f_code.co_filename != self.source:
-            if frame.f_code.co_filename.startswith("<frozen importlib"):
+            if frame.f_code.co_filename.startswith(_IMPORTING):
                 return True
             frame = frame.f_back
         return False

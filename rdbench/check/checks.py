@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import ast
 import gc
-import shutil
-import sys
 import tempfile
 import tracemalloc
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from rdbench.benchmark.cost import ROLES, count_passes
-from rdbench.benchmark.fitting import fit, load_fitted, seed_everything
-from rdbench.benchmark.predicting import check_prediction
 from rdbench.check.compare import (
     FORBIDDEN,
     first_difference,
@@ -35,11 +30,12 @@ from rdbench.check.compare import (
     of_image,
     saved_files,
 )
-from rdbench.check.guard import Guard, Guarded, Wrong
+from rdbench.check.guard import Wrong
+from rdbench.check.roles import uncounted_modules
+from rdbench.check.subject import Subject
 from rdbench.check.world import TEST, WILD, World
 from rdbench.errors import InputError
-from rdbench.protocol import FitContext, Prediction
-from rdbench.registry import MethodFile, OptionValue, find_methods, get_method, load_method, parse_options
+from rdbench.registry import OptionValue, find_methods, get_method, parse_options
 
 TOLERANCE = 1e-5
 """How far an image's prediction may move with its batch, relative to the largest anomaly: rounding, no more."""
@@ -75,23 +71,22 @@ def check_method(name: str, pairs: Sequence[str] = (), methods_dir: Path | None 
     if len(choices) > 1:
         raise InputError("options: give one value each; a check is of one choice of options")
     with tempfile.TemporaryDirectory(prefix="rdbench-check-") as scratch:
-        checks = _Checks(file, choices[0], World(Path(scratch).resolve()))
-        with checks.world.decoy():
-            return checks.run()
+        world = World(Path(scratch).resolve())
+        with world.decoy():
+            return _Checks(Subject(file, choices[0], world)).run()
 
 
 class _Checks:
     """The checks of one method, in order; later ones use what earlier ones made."""
 
-    def __init__(self, file: MethodFile, options: dict[str, OptionValue], world: World) -> None:
-        self.file, self.options, self.world = file, options, world
-        self.guard = Guard(file.path, world.teacher)
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.file, self.options = subject.file, subject.options
         self.outcomes: dict[str, Row] = {}
-        self.fits = 0
 
     def run(self) -> list[Row]:
         after = "prediction"
-        touched = self.guard.changed
+        touched = self.subject.guard.changed
         random_words = "draw from a generator of one's own, seeded by context.seed: torch.Generator().manual_seed(...)"
         self._row("file", self._file)
         self._row("fit and save", self._fit, needs="file")
@@ -110,8 +105,8 @@ class _Checks:
         self._touched("random state", drawn, random_words, note="; ".join(touched["random"]))
         self._touched("settings", touched["settings"], "they hold for other methods too: leave them as they are")
         files = "a method sees no files but those in the directory that save and load are given"
-        self._touched("files", self.guard.audit.files, files)
-        self._touched("callers", self.guard.audit.looks, "a method knows what it is handed, no more")
+        self._touched("files", self.subject.guard.audit.files, files)
+        self._touched("callers", self.subject.guard.audit.looks, "a method knows what it is handed, no more")
         self._row("output", self._output)
         return list(self.outcomes.values())
 
@@ -138,36 +133,6 @@ class _Checks:
         else:
             self.outcomes[name] = Row(name, "skipped", "nothing was predicted")
 
-    def _new(self, **options: OptionValue) -> Guarded:
-        """The method from a freshly imported file, so that nothing is handed on but by saving and loading."""
-        sys.modules.pop(f"rdbench_method_{self.file.name}_{self.file.sha256[:10]}", None)
-        with self.guard.running("import"):
-            return Guarded(load_method(self.file, {**self.options, **options}), self.guard)
-
-    def _fitted(self, **options: OptionValue) -> tuple[Guarded, Path]:
-        """The method fitted once more, and where it was saved."""
-        self.fits += 1
-        directory = self.world.scratch / f"fit_{self.fits}"
-        method = self._new(**options)
-        fit(method, self.world.train, self.world.context, self.world.shared, "fp32", directory)
-        return method, directory
-
-    def _loaded(self, directory: Path, **options: OptionValue) -> Guarded:
-        """The method loaded from a copy of what was saved, in a context that does not train."""
-        copy = Path(tempfile.mkdtemp(dir=self.world.scratch)) / "moved"
-        shutil.copytree(directory, copy)
-        method = self._new(**options)
-        load_fitted(method, _no_training(self.world.context), self.world.shared, copy)
-        return method
-
-    def _predict(self, method: Guarded, indices: Sequence[int] = range(TEST)) -> Prediction:
-        batch = self.world.batch(list(indices))
-        with torch.inference_mode():
-            seed_everything(self.world.spec.seed)
-            prediction = method.predict(batch)
-            check_prediction(prediction, len(indices), batch.images.shape[-2:])
-        return prediction
-
     def _file(self) -> str:
         named = names_used(ast.parse(self.file.path.read_bytes()))
         for module, why in FORBIDDEN.items():
@@ -177,11 +142,11 @@ class _Checks:
             raise Wrong("the file has no docstring; `rdbench methods` shows its first line")
         if nameless := [option.name for option in self.file.options if not option.help]:
             raise Wrong(f"option {nameless[0]} has no help; put a string that says what it does below the field")
-        self._new()
+        self.subject.new()
         return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "no options"
 
     def _fit(self) -> str:
-        self.fitted, self.saved = self._fitted()
+        self.fitted, self.saved = self.subject.fitted()
         files = [path for path in (self.saved / "model").rglob("*") if path.is_file()]
         return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:,.0f} KiB"
 
@@ -195,7 +160,7 @@ class _Checks:
         hook = register_optimizer_step_post_hook(count)
         try:
             with count_passes() as passes:
-                self.method = self._loaded(self.saved)
+                self.method = self.subject.loaded(self.saved)
         finally:
             hook.remove()
         if steps or passes:
@@ -204,17 +169,20 @@ class _Checks:
         return ""
 
     def _prediction(self) -> str:
-        self.said = self._predict(self.method)
+        self.said = self.subject.predict(self.method)
+        device = self.subject.world.context.device
         for name, value in vars(self.said).items():
-            if isinstance(value, Tensor) and value.device != self.world.context.device:
-                raise Wrong(f"prediction.{name} is on {value.device}, wanted the batch's {self.world.context.device}")
+            if isinstance(value, Tensor) and value.device != self.subject.world.context.device:
+                raise Wrong(
+                    f"prediction.{name} is on {value.device}, wanted the batch's {self.subject.world.context.device}"
+                )
         return ", ".join(name for name, value in vars(self.said).items() if value is not None)
 
     def _same_again(self) -> str:
-        if difference := first_difference(self.said, self._predict(self.method)):
+        if difference := first_difference(self.said, self.subject.predict(self.method)):
             raise Wrong(f"predicting the same batch again gives another {difference}; predict must not keep a state")
-        self.fitted_again, self.saved_again = self._fitted()
-        if difference := first_difference(self.said, self._predict(self._loaded(self.saved_again))):
+        self.fitted_again, self.saved_again = self.subject.fitted()
+        if difference := first_difference(self.said, self.subject.predict(self.subject.loaded(self.saved_again))):
             raise Wrong(
                 f"fitting again with the same seed gives another {difference}; take every seed from context.seed, "
                 "and use no order or time of the machine's"
@@ -222,10 +190,10 @@ class _Checks:
         return "two predictions and two fits, bit for bit"
 
     def _saved_whole(self) -> str:
-        if difference := first_difference(self.said, self._predict(self._loaded(self.saved))):
+        if difference := first_difference(self.said, self.subject.predict(self.subject.loaded(self.saved))):
             raise Wrong(f"loading twice gives another {difference}; load must become the same method every time")
         try:
-            fitted = self._predict(self.fitted)
+            fitted = self.subject.predict(self.fitted)
         except (Wrong, InputError, Exception):
             return "two loads, bit for bit; what was fitted does not predict before it is loaded, nor has to"
         if difference := first_difference(self.said, fitted):
@@ -242,7 +210,7 @@ class _Checks:
             "beside a very different image": [WILD, 1, WILD, 0],
             "beside another image": [2, 0],
         }.items():
-            other = self._predict(self.method, indices)
+            other = self.subject.predict(self.method, indices)
             for position, index in enumerate(indices):
                 if index == WILD:
                     continue
@@ -251,37 +219,16 @@ class _Checks:
                     raise Wrong(
                         f"an image {what} gets another {name} than with the others, by {moved:.1e} of the largest "
                         "value; an image's prediction must not depend on its batch: no batch norm in train mode, no "
-                        "mean or rank over the batch, random draws the same for every image"
+                        "mean or rank over the batch, random draws the same for every image, nothing so small that "
+                        "it is all rounding"
                     )
                 worst = max(worst, moved)
         return f"differs by {worst:.0e} of the largest value at most"
 
     def _cost(self) -> str:
-        batch = self.world.batch(list(range(TEST)))
-        uncounted: Counter[str] = Counter()
-        inside = 0
-
-        def enter(module: nn.Module, _: object) -> None:
-            nonlocal inside
-            inside += getattr(module, "role", None) in ROLES
-
-        def leave(module: nn.Module, _: object, __: object) -> None:
-            nonlocal inside
-            if getattr(module, "role", None) in ROLES:
-                inside -= 1
-            elif not inside and next(module.parameters(recurse=False), None) is not None:
-                uncounted[type(module).__name__] += 1
-
-        hooks = [
-            nn.modules.module.register_module_forward_pre_hook(enter),
-            nn.modules.module.register_module_forward_hook(leave),
-        ]
-        try:
-            with torch.inference_mode(), count_passes() as passes:
-                self.method.predict(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        batch = self.subject.world.batch(list(range(TEST)))
+        with torch.inference_mode(), uncounted_modules() as uncounted, count_passes() as passes:
+            self.method.predict(batch)
         missing = ", ".join(uncounted)
         if missing and not passes:
             raise Wrong(
@@ -302,10 +249,10 @@ class _Checks:
         if not others:
             raise Skip(f"no other value of {', '.join(self.file.predicting)} was found that the method takes")
         words = ", ".join(f"{name}={value}" for name, value in others.items())
-        _, directory = self._fitted(**others)
+        _, directory = self.subject.fitted(**others)
         if saved_files(directory) != saved_files(self.saved):
             raise Wrong(f"{words} changes what is saved; `predicting` may name only options that fitting ignores")
-        self._predict(self._loaded(self.saved, **others))
+        self.subject.predict(self.subject.loaded(self.saved, **others))
         return f"{words} saves the same bytes, and predicts from them"
 
     def _another(self, name: str) -> OptionValue | None:
@@ -319,7 +266,7 @@ class _Checks:
             candidates = [value + 1, value - 1] if isinstance(value, int) else [value / 2, value + 0.1]
         for candidate in candidates:
             try:
-                self._new(**{name: candidate})
+                self.subject.new(**{name: candidate})
             except Wrong:
                 continue
             return candidate  # type: ignore[no-any-return]
@@ -332,7 +279,7 @@ class _Checks:
         tracemalloc.start()
         try:
             for _ in range(3):
-                self._predict(self.method, batch)
+                self.subject.predict(self.method, batch)
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0] + new_tensor_bytes())
         finally:
@@ -344,19 +291,10 @@ class _Checks:
         return ""
 
     def _output(self) -> str:
-        printed = self.guard.printed
+        printed = self.subject.guard.printed
         if printed > MAX_PRINTED:
             raise Wrong(f"prints {printed:,} characters, wanted at most {MAX_PRINTED:,}; a run has many cells")
         return f"prints {printed} characters" if printed else "prints nothing"
-
-
-def _no_training(context: FitContext) -> FitContext:
-    """The context as a kept method gets it for loading, much later."""
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise InputError("asks for training; load must read all it needs from its directory")
-
-    return replace(context, train=refuse, trained=refuse)
 
 
 def _first(found: dict[str, None], most: int = 3) -> str:

@@ -22,7 +22,7 @@ from rdbench.protocol import Batch
 from rdbench.rd.teacher import load_teacher
 
 SIDE = 64
-TRAIN, CALIBRATION, TEST = 16, 12, 4
+TRAIN, CALIBRATION, TEST = 24, 12, 4
 EPOCHS = 2
 WILD = TEST
 """Index of a test image that is like no other: noise from black to white."""
