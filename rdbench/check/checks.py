@@ -147,8 +147,8 @@ class _Checks:
 
     def _fit(self) -> str:
         self.fitted, self.saved = self.subject.fitted()
-        files = [path for path in (self.saved / "model").rglob("*") if path.is_file()]
-        return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1024:,.0f} KiB"
+        files = saved_files(self.saved)
+        return f"{len(files)} files, {sum(map(len, files.values())) / 1024:,.0f} KiB"
 
     def _load(self) -> str:
         steps = 0
@@ -172,10 +172,8 @@ class _Checks:
         self.said = self.subject.predict(self.method)
         device = self.subject.world.context.device
         for name, value in vars(self.said).items():
-            if isinstance(value, Tensor) and value.device != self.subject.world.context.device:
-                raise Wrong(
-                    f"prediction.{name} is on {value.device}, wanted the batch's {self.subject.world.context.device}"
-                )
+            if isinstance(value, Tensor) and value.device != device:
+                raise Wrong(f"prediction.{name} is on {value.device}, wanted the batch's {device}")
         return ", ".join(name for name, value in vars(self.said).items() if value is not None)
 
     def _same_again(self) -> str:
