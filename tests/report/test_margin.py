@@ -1,0 +1,70 @@
+"""Whether an uncertainty is worth more than the free one, and the Markdown tables that say so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rdbench.benchmark.evaluate import views
+from rdbench.errors import InputError
+from rdbench.metrics import selective
+from rdbench.report.margin import saved_over_margin
+from rdbench.report.markdown import markdown
+from rdbench.report.rankings import make_rankings
+from tests.made_up import make_predictions, make_source
+
+
+def with_uncertainty(kind, category="grid", seed=0, method="deterministic"):
+    """A source whose uncertainty is the errors themselves, their opposite, the margin, or noise."""
+    source = make_source(method, category, seed)
+    made = make_predictions(method, category, seed)
+    threshold = source.result.threshold.value
+    errors = (made.scores > threshold) != made.labels
+    noise = np.random.default_rng(seed).random(made.scores.shape)
+    uncertainties = {
+        "errors": errors + 0.01 * noise,
+        "opposite": 1.01 - errors + 0.01 * noise,
+        "margin": 1 / (1 + np.abs(made.scores.astype(float) - threshold)),
+        "noise": noise,
+    }[kind]
+    return replace(source, predictions=lambda: replace(made, uncertainties=uncertainties.astype(made.scores.dtype)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"), [("errors", "better"), ("opposite", "worse"), ("margin", "as good"), ("noise", None)]
+)
+def test_verdicts_on_uncertainties_whose_worth_is_known(kind, verdict):
+    sources = [with_uncertainty(kind, category, seed) for category in ("grid", "tile") for seed in (0, 1)]
+    [ranking] = make_rankings(sources)
+    saved = saved_over_margin(ranking, 0, "clean")
+    differences = []
+    for source in sources:
+        view = views(source.predictions())["clean"]
+        threshold = source.result.threshold.value
+        errors = (view.scores > threshold) != view.labels
+        margin = -np.abs(view.scores - threshold)
+        differences.append(selective.augrc(errors, margin) - selective.augrc(errors, view.uncertainties))
+    assert saved.value == pytest.approx(np.mean(differences), abs=1e-9)
+    assert saved.low <= saved.value <= saved.high
+    if verdict is None:
+        assert saved.verdict in ("worse", "cannot be told")
+    else:
+        assert saved.verdict == verdict
+
+
+def test_tables_hold_every_method_and_a_verdict_for_each():
+    sources = [with_uncertainty("errors", seed=s) for s in (0, 1)]
+    sources += [with_uncertainty("opposite", seed=s, method="tta") for s in (0, 1)]
+    text = markdown(sources)
+    lines = text.splitlines()
+    header = next(line for line in lines if line.startswith("| Method"))
+    rows = [line for line in lines if line.startswith("|") and "---" not in line]
+    assert {row.count("|") for row in rows} == {header.count("|")}
+    assert [row.split("|")[1].strip() for row in rows[1:]] == ["`deterministic`", "`tta`", "chance", "margin", "oracle"]
+    assert "- Better than the margin (the interval lies above 0): `deterministic`." in lines
+    assert "- Worse than the margin: `tta`." in lines
+
+
+def test_an_unknown_condition_is_named():
+    with pytest.raises(InputError, match="unknown condition 'claen'; did you mean clean"):
+        markdown([make_source("tta")], ["claen"])
