@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -10,11 +12,12 @@ from pathlib import Path
 
 from rdbench.benchmark.engines import Engine
 from rdbench.benchmark.engines.local import InProcess
-from rdbench.benchmark.engines.task import Part, Task, get_teacher, run_task
+from rdbench.benchmark.engines.task import Part, Task, TaskOutcome, get_teacher, run_task
 from rdbench.benchmark.evaluate import evaluate_cell
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec, OptionValue
+from rdbench.benchmark.status import RUN, progress_words
 from rdbench.benchmark.store import Store, open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
@@ -65,8 +68,8 @@ def run(
 
     All the input is looked at before anything is trained. Raises InputError if none of it can be used.
     """
-    engine = engine or InProcess()
-    return run_plan(make_plan(lines, reporter, engine, shard), reporter, engine)
+    with engine or InProcess() as chosen:
+        return run_plan(make_plan(lines, reporter, chosen, shard), reporter, chosen)
 
 
 def make_plan(
@@ -87,18 +90,17 @@ def make_plan(
     _try_methods(lines, reporter)
     planner = _Planner(engine, reporter)
     there: dict[Path, tuple[CellSpec, float]] = {}
-    parts: dict[str, list[Part]] = {}
+    tasks: dict[str, dict[str, list[CellSpec]]] = {}
     seen: set[Path] = set()
     with reporter.step("planning", sum(len(line.groups) for line in lines), "groups") as step:
-        for settings in _merged(lines):
+        for settings in lines:
             for category, seed in settings.groups:
                 step.advance()
                 if shard is not None and not shard.has(settings, category, seed):
                     continue
                 waiting = []
                 for spec in planner.specs(settings, category, seed):
-                    path = spec.path
-                    if path in seen:
+                    if (path := spec.path) in seen:
                         continue
                     seen.add(path)
                     if store.has(spec, with_model=settings.keep_models):
@@ -106,12 +108,17 @@ def make_plan(
                     else:
                         waiting.append(spec)
                 if waiting:
-                    parts.setdefault(waiting[0].group_id, []).append(Part(settings, tuple(waiting)))
-    return Plan(store, tuple(there.values()), tuple(Task(tuple(of_group)) for of_group in parts.values()))
+                    tasks.setdefault(waiting[0].group_id, {}).setdefault(_way(settings), []).extend(waiting)
+    ways = _ways(lines)
+    return Plan(
+        store,
+        tuple(there.values()),
+        tuple(Task(tuple(Part(ways[way], tuple(specs)) for way, specs in of.items())) for of in tasks.values()),
+    )
 
 
 def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
-    """Let the engine work off the plan's tasks."""
+    """Let the engine, which has been entered, work off the plan's tasks."""
     store = plan.store
     outcome = Outcome(store, [_reused(store, spec, alpha) for spec, alpha in plan.there], reused=len(plan.there))
     cells = outcome.reused + plan.waiting
@@ -123,18 +130,27 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
             done += len(task.specs)
             yield task
 
-    with engine, closing(engine.run(announced(), run_task, reporter)) as ended:
+    with (
+        store.lock(f"{RUN}{platform.node()}-{os.getpid()}") as tell,
+        closing(engine.run(announced(), run_task, reporter)) as ended,
+    ):
+        tell(progress_words(outcome.reused, 0, cells))
         for task, came in ended:
-            failed = {failure.spec.path for failure in came.failures}
-            for failure in came.failures:
-                store.write_failure(failure)
-                outcome.failures.append(failure.model_copy(update={"traceback": ""}))
-            finished = [spec for spec in task.specs if spec.path not in failed]
-            if came.bad_input:
-                outcome.bad_input.append(f"{task}: {came.bad_input}")
-                finished = [spec for spec in finished if store.has(spec)]
-            outcome.finished += finished
+            _note(outcome, task, came)
+            tell(progress_words(len(outcome.finished), len(outcome.failures), cells))
     return outcome
+
+
+def _note(outcome: Outcome, task: Task, came: TaskOutcome) -> None:
+    failed = {failure.spec.path for failure in came.failures}
+    for failure in came.failures:
+        outcome.store.write_failure(failure)
+        outcome.failures.append(failure.model_copy(update={"traceback": ""}))
+    finished = [spec for spec in task.specs if spec.path not in failed]
+    if came.bad_input:
+        outcome.bad_input.append(f"{task}: {came.bad_input}")
+        finished = [spec for spec in finished if outcome.store.has(spec)]
+    outcome.finished += finished
 
 
 @dataclass(frozen=True)
@@ -236,25 +252,23 @@ def _try_methods(lines: Sequence[RunSettings], reporter: Reporter) -> None:
                 reporter.line(f"method {name} cannot run: {error}")
 
 
-def _merged(lines: Sequence[RunSettings]) -> list[RunSettings]:
-    """Lines that differ in nothing but methods and options, as one: their cells share a group's images and student."""
-    merged: dict[str, RunSettings] = {}
+def _way(line: RunSettings) -> str:
+    """All settings but which cells are run: cells of a group that are run in the same way are run together."""
+    return repr(replace(line, methods={}, options={}, categories=(), seeds=()))
+
+
+def _ways(lines: Sequence[RunSettings]) -> dict[str, RunSettings]:
+    """For each way of running, settings with the methods of all its lines."""
+    ways: dict[str, RunSettings] = {}
     for line in lines:
-        key = repr(replace(line, methods={}, options={}))
-        if key not in merged:
-            merged[key] = line
-            continue
-        before = merged[key]
+        before = ways.setdefault(_way(line), replace(line, options={}, categories=(), seeds=()))
         for name, method in line.methods.items():
             if name in before.methods and before.methods[name].sha256 != method.sha256:
                 raise InputError(
                     f"method {name} is two files: {before.methods[name].path} and {method.path}; rename one"
                 )
-        options = {name: list(choices) for name, choices in before.options.items()}
-        for name, choices in line.options.items():
-            options[name] = [*options.get(name, []), *(each for each in choices if each not in options.get(name, []))]
-        merged[key] = replace(before, methods=before.methods | line.methods, options=options)
-    return list(merged.values())
+        ways[_way(line)] = replace(before, methods=before.methods | line.methods)
+    return ways
 
 
 def _reused(store: Store, spec: CellSpec, alpha: float) -> CellSpec:

@@ -9,16 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from rdbench import __version__
-from rdbench.cli import compare, data, methods, pages
+from rdbench.cli import compare, data, methods, pages, sweeps
 from rdbench.cli.common import (
     EXIT_BAD_INPUT,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
     MethodsDir,
     Root,
     Runs,
     say,
-    stderr,
     stdout,
 )
 from rdbench.errors import InputError
@@ -39,6 +36,7 @@ app.add_typer(data.shifts_app, name="shifts")
 app.command()(data.export)
 for command in (
     *(compare.compare, compare.readouts, compare.curve),
+    *(sweeps.sweep, sweeps.status, sweeps.merge),
     *(pages.leaderboard, pages.report, pages.predict, pages.submit, pages.validate),
 ):
     app.command()(command)
@@ -74,6 +72,14 @@ def run(
     gallery: Annotated[
         bool, typer.Option(help="Keep a picture of up to four test images per cell, chosen by rule, for its page.")
     ] = True,
+    workers: sweeps.Workers = 1,
+    cell_timeout: sweeps.CellTimeout = None,
+    shard: sweeps.ShardText = None,
+    engine: sweeps.EngineName = "local",
+    address: sweeps.Address = None,
+    cpus: sweeps.Cpus = 1,
+    gpus: sweeps.Gpus = None,
+    sync_data: sweeps.SyncData = False,
 ) -> None:
     """Run methods on a data set and store every cell's predictions and figures."""
     from rdbench.benchmark.plan import make_settings
@@ -100,26 +106,17 @@ def run(
         keep_models=keep_models,
         gallery=gallery,
     )
-    from rdbench.benchmark.progress import Reporter
-    from rdbench.benchmark.run import run as run_cells
-    from rdbench.report.tables import summary_table
-
-    try:
-        with Reporter(stderr) as reporter:
-            outcome = run_cells([settings], reporter)
-    except KeyboardInterrupt:
-        say("interrupted: what is finished is kept, the same command goes on from here", error=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    if outcome.finished or outcome.failures:
-        stdout.print(summary_table(outcome.results, outcome.failures))
-        fresh = len(outcome.finished) - outcome.reused
-        say(f"{count(fresh, 'cell')} run, {outcome.reused} there already; results in {out}")
-    for message in outcome.bad_input:
-        say(f"Error: {message}", error=True)
-    if outcome.bad_input or any(failure.bad_input for failure in outcome.failures):
-        raise typer.Exit(EXIT_BAD_INPUT)
-    if outcome.failures:
-        raise typer.Exit(EXIT_FAILED)
+    sweeps.run_lines(
+        [settings],
+        engine=engine,
+        workers=workers,
+        cell_timeout=cell_timeout,
+        shard=shard,
+        address=address,
+        cpus=cpus,
+        gpus=gpus,
+        sync_data=sync_data,
+    )
 
 
 @app.command()
@@ -141,18 +138,28 @@ def evaluate(
 @app.command()
 def results(
     runs: Runs = Path("runs"),
-    format: Annotated[str, typer.Option("--format", "-f", help="table, csv or json.")] = "table",
+    format: Annotated[str, typer.Option("--format", "-f", help="table, csv, json or markdown.")] = "table",
+    condition: Annotated[
+        list[str] | None, typer.Option(help="For markdown: as in the results, or all; repeatable; clean if not given.")
+    ] = None,
 ) -> None:
-    """Print stored results: a summary table, or every figure as tidy rows."""
+    """Print stored results: a summary table, every figure as tidy rows, or tables that say what beats the margin."""
     from rdbench.benchmark.store import open_store
     from rdbench.report.tables import summary_table
     from rdbench.report.tidy import as_csv, as_json, tidy
 
-    if format not in ("table", "csv", "json"):
-        raise InputError(f"--format {format}: table, csv or json is wanted")
-    found = [result for _, result in open_store(runs, create=False).results()]
+    if format not in ("table", "csv", "json", "markdown"):
+        raise InputError(f"--format {format}: table, csv, json or markdown is wanted")
+    store = open_store(runs, create=False)
+    found = [result for _, result in store.results()]
     if not found:
         raise InputError(f"no finished cell in {runs}")
+    if format == "markdown":
+        from rdbench.report.entries import stored
+        from rdbench.report.markdown import markdown
+
+        sys.stdout.write(markdown(stored(store), condition or ()))
+        return
     if format == "table":
         stdout.print(summary_table(found))
     else:

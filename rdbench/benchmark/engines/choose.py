@@ -1,0 +1,51 @@
+"""Which engine the command line asks for."""
+
+from __future__ import annotations
+
+import os
+
+from rdbench.benchmark.engines import Engine
+from rdbench.benchmark.engines.local import InProcess, Workers
+from rdbench.errors import InputError, unknown
+
+
+def choose_engine(
+    name: str,
+    *,
+    device: str,
+    workers: int,
+    cell_timeout: float | None,
+    address: str | None,
+    cpus: int,
+    gpus: float | None,
+    sync_data: bool,
+) -> Engine:
+    """The engine of that name. Raises InputError for what it cannot do."""
+    checks = [
+        (workers >= 1, f"--workers {workers}: at least 1"),
+        (cell_timeout is None or cell_timeout > 0, f"--cell-timeout {cell_timeout}: more than 0 seconds"),
+        (cpus >= 1, f"--cpus {cpus}: at least 1"),
+        (gpus is None or gpus >= 0, f"--gpus {gpus}: not negative"),
+    ]
+    for holds, message in checks:
+        if not holds:
+            raise InputError(message + " is wanted")
+    if name == "local":
+        if address is not None or sync_data:
+            raise InputError("--address and --sync-data are for --engine ray")
+        if workers == 1 and cell_timeout is None:
+            return InProcess()
+        return Workers(workers, cell_timeout, gpus=_gpus() if workers > 1 and device in ("auto", "cuda") else ())
+    if name == "ray":
+        from rdbench.benchmark.engines.ray import RayCluster
+
+        return RayCluster(address, cpus=cpus, gpus=gpus, device=device, cell_timeout=cell_timeout, sync_data=sync_data)
+    raise unknown("engine", name, ("local", "ray"))
+
+
+def _gpus() -> list[str]:
+    """This process's GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]

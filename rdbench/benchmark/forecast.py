@@ -1,0 +1,77 @@
+"""What a plan comes to, in words: cells, what they share, what is there, and the hours it will take."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from statistics import median
+
+from rdbench.benchmark.engines.task import Part
+from rdbench.benchmark.results import CellResult, CellSpec, slug
+from rdbench.benchmark.run import Plan
+from rdbench.benchmark.store import RESULT, read_result
+from rdbench.words import count
+
+CELLS_READ = 5
+"""How many finished cells of a method on a data set tell what it costs."""
+
+
+def describe_plan(plan: Plan, workers: int = 1) -> Iterator[str]:
+    """The plan, line by line."""
+    there, waiting = len(plan.there), plan.waiting
+    groups = count(len(plan.tasks), "group")
+    yield f"{count(there + waiting, 'cell')}: {there} there already, {waiting} to run in {groups}"
+    if not waiting:
+        return
+    cells = Counter(f"{spec.dataset}, {spec.backbone}" for task in plan.tasks for spec in task.specs)
+    of_them = Counter(f"{task.specs[0].dataset}, {task.specs[0].backbone}" for task in plan.tasks)
+    for name, number in cells.items():
+        yield f"  {name}: {count(number, 'cell')} in {count(of_them[name], 'group')}"
+    fits = sum(len({fit for part in task.parts for fit in _fits(part)}) for task in plan.tasks)
+    shared = f"; {waiting - fits} of the cells differ from another in predicting alone" if fits < waiting else ""
+    yield f"  images, teacher's features and plain students are shared within a group: {count(fits, 'fit')}{shared}"
+    yield "  " + _expected(plan, workers)
+
+
+def _fits(part: Part) -> Iterator[tuple[object, ...]]:
+    """What each cell is fitted with: equal ones are fitted once."""
+    for spec in part.specs:
+        predicting = part.settings.methods[spec.method].predicting
+        yield spec.method, tuple(option for option in spec.options.items() if option[0] not in predicting)
+
+
+def _expected(plan: Plan, workers: int) -> str:
+    """Hours from what finished cells of the same method have cost; students that cells share are counted in each."""
+    costs: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)
+    names = {(slug(spec.dataset), slug(spec.method)) for task in plan.tasks for spec in task.specs}
+    for dataset, method in sorted(names):
+        for path, _ in zip(
+            plan.store.root.glob(f"{dataset}/*/{method}-s*/{RESULT}"), range(CELLS_READ * 10), strict=False
+        ):
+            result = read_result(path)
+            key = _alike(result.spec)
+            if len(costs[key]) < CELLS_READ:
+                costs[key].append(result)
+    seconds, unknown = 0.0, 0
+    for spec in (spec for task in plan.tasks for spec in task.specs):
+        like = costs.get(_alike(spec))
+        if like:
+            seconds += median(_seconds(result, spec) for result in like)
+        else:
+            unknown += 1
+    if unknown == plan.waiting:
+        return "expected hours: not known yet, no cell like these is finished here"
+    rest = f", and {count(unknown, 'cell')} of which none alike is finished" if unknown else ""
+    each = f", {seconds / 3600 / workers:.3g} h with {workers} workers" if workers > 1 else ""
+    return f"expected: at most {seconds / 3600:.3g} h of one worker{each}{rest}"
+
+
+def _alike(spec: CellSpec) -> tuple[object, ...]:
+    return spec.dataset, spec.method, spec.backbone, spec.image_size, spec.precision
+
+
+def _seconds(result: CellResult, spec: CellSpec) -> float:
+    """What `spec` will take, if it costs what `result` did per epoch, image and condition."""
+    train, predict = (result.cost[name].value or 0.0 for name in ("train_seconds", "inference_ms"))
+    images = result.split.calibration + result.split.test * len(spec.conditions)
+    return train * spec.epochs / result.spec.epochs + predict / 1000 * images

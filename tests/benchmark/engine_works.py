@@ -1,0 +1,63 @@
+"""What the engines' tests let workers do in place of real work: nothing, dying, hanging."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from rdbench.benchmark.engines.task import Task, TaskOutcome
+from rdbench.benchmark.progress import Reporter
+
+
+def nothing(task: Task, reporter: Reporter) -> TaskOutcome:
+    """No work."""
+    return TaskOutcome()
+
+
+def by_name(task: Task, reporter: Reporter) -> TaskOutcome:
+    """Do with each cell what its method's name says; leave a line in the store's folder for each that came through."""
+    for spec in task.specs:
+        with reporter.inside(spec, "predict"):
+            _act(spec.method, task.parts[0].settings.out / f"once-{spec.path.name}")
+        with (task.parts[0].settings.out / "done.txt").open("a") as file:
+            file.write(f"{os.environ['OMP_NUM_THREADS']} {spec.path}\n")
+    return TaskOutcome()
+
+
+def _act(name: str, once: Path) -> None:
+    match name:
+        case "exits":
+            print("last words", flush=True)
+            os._exit(7)
+        case "kills_itself":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hangs":
+            time.sleep(60)
+        case "prints":
+            print("x" * 10_000_000)
+        case "dies_once" if not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "forks" if os.fork() == 0:
+            time.sleep(60)
+
+
+def untrained_map(task: Task, reporter: Reporter) -> TaskOutcome:
+    """The anomaly maps of an untrained student on noise, in float32, as a file named by the number of threads."""
+    import numpy as np
+    import torch
+
+    from rdbench.rd.anomaly import anomaly_map
+    from rdbench.rd.student import build_student
+    from rdbench.rd.teacher import load_teacher
+
+    teacher = load_teacher("embedded", None, torch.device("cpu"))
+    student = build_student(teacher.backbone, 0).eval()
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = teacher(images)
+        maps = anomaly_map(features, student(features), images.shape[-2:])
+    np.save(task.parts[0].settings.out / f"{torch.get_num_threads()}.npy", maps.numpy())
+    return TaskOutcome()

@@ -1,0 +1,178 @@
+"""Engines: a worker that dies or hangs costs its own cell alone, and every engine gives the same bits."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rdbench.benchmark.engines import Work
+from rdbench.benchmark.engines.local import Workers
+from rdbench.benchmark.engines.task import Part, Task, TaskOutcome
+from rdbench.benchmark.plan import RunSettings, make_settings
+from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.store import Store
+from tests.benchmark import engine_works
+from tests.command import start
+from tests.made_up import make_spec
+from tests.same import predictions_of
+
+TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--no-gallery")
+
+
+def make_task(out: Path, methods: Sequence[str], seed: int = 0) -> Task:
+    """A task whose methods are words of :mod:`tests.benchmark.engine_works`."""
+    specs = tuple(make_spec(method=method, seed=seed) for method in methods)
+    return Task((Part(toy_settings(out), specs),))
+
+
+def toy_settings(out: Path) -> RunSettings:
+    return make_settings(
+        methods=["deterministic"], dataset="toy", root=None, categories=["twill"], options=(), seeds=(), shifts=(),
+        backbone=None, weights=None, image_size="64", map_size="native", epochs=1, batch_size=16, device="cpu",
+        precision="fp32", alpha=0.1, out=out, methods_dir=None, keep_models=False,
+    )  # fmt: skip
+
+
+def run_with(
+    engine: Workers, tasks: Sequence[Task], work: Work = engine_works.by_name
+) -> tuple[dict[str, TaskOutcome], str]:
+    """The outcomes by task id, and what was said."""
+    said = io.StringIO()
+    reporter = Reporter(Console(file=said, width=1000))
+    with engine:
+        outcomes = {task.group_id: outcome for task, outcome in engine.run(tasks, work, reporter)}
+    return outcomes, said.getvalue()
+
+
+def reasons(outcome: TaskOutcome) -> dict[str, str]:
+    return {failure.spec.method: failure.reason for failure in outcome.failures}
+
+
+def done(out: Path) -> str:
+    return (out / "done.txt").read_text()
+
+
+def test_a_cell_that_ends_its_process_is_tried_twice_and_costs_itself_alone(tmp_path: Path) -> None:
+    task = make_task(tmp_path, ["tta", "exits", "kills_itself", "deterministic"])
+    outcomes, said = run_with(Workers(1), [task])
+    (outcome,) = outcomes.values()
+    assert reasons(outcome) == {
+        "exits": "the worker process ended by itself (exit code 7) while predicting",
+        "kills_itself": "the worker process was killed by signal 9 (SIGKILL), out of memory? while predicting",
+    }
+    assert "last words" in outcome.failures[0].traceback
+    assert said.count("trying once more") == 2
+    assert "deterministic" in done(tmp_path)
+
+
+def test_a_cell_that_takes_too_long_is_stopped_and_the_rest_goes_on(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    outcomes, _ = run_with(Workers(1, cell_timeout=1.0), [make_task(tmp_path, ["hangs", "prints", "forks", "tta"])])
+    (outcome,) = outcomes.values()
+    assert reasons(outcome) == {"hangs": "stopped while predicting: took more than 1 s (--cell-timeout)"}
+    assert "tta" in done(tmp_path)
+    assert time.monotonic() - begun < 30
+
+
+def test_a_process_that_died_for_no_fault_of_the_cell_is_forgiven(tmp_path: Path) -> None:
+    outcomes, _ = run_with(Workers(2), [make_task(tmp_path, ["dies_once"], seed) for seed in range(3)])
+    assert len(outcomes) == 3
+    assert not any(outcome.failures for outcome in outcomes.values())
+
+
+def test_workers_share_the_cores_and_nothing_of_them_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    files = set(os.listdir("/proc/self/fd"))
+    engine = Workers(2)
+    assert engine.threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    outcomes, _ = run_with(engine, [make_task(tmp_path, ["tta", "prints"], seed) for seed in range(6)])
+    assert len(outcomes) == 6
+    assert {line.split()[0] for line in done(tmp_path).splitlines()} == {str(engine.threads)}
+    assert set(os.listdir("/proc/self/fd")) == files
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    assert not children.strip(), "no process is left"
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from tests.benchmark.test_engines import *;"
+        f"run_with(Workers(1), [make_task(Path({str(tmp_path)!r}), ['tta', 'hangs'])])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    while not (tmp_path / "done.txt").exists():
+        time.sleep(0.1)
+    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while running(int(child)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not running(int(child))
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+HOSTILE = '''"""A method that takes its process with it, or time."""
+import os, time
+from dataclasses import dataclass
+from typing import Literal
+from methods.deterministic import Deterministic
+
+@dataclass
+class Hostile(Deterministic):
+    how: Literal["exit", "hang"] = "exit"
+    def predict(self, batch):
+        os._exit(3) if self.how == "exit" else time.sleep(600)
+'''
+
+
+def test_workers_give_the_bits_of_one_process_and_survive_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a method that exits and one that hangs cost their cells, with the reason kept."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    _, errors = (one := start(*TOY, "-m", "deterministic", "--out", tmp_path / "one")).communicate()
+    assert one.returncode == 0, errors
+    given = ("-m", "deterministic,hostile", "-o", "how=exit,hang", "--methods-dir", tmp_path, "--cell-timeout", "5")
+    two = start(*TOY, *given, "--out", tmp_path / "two", cwd=Path(__file__).parents[2])
+    assert two.stderr is not None
+    for line in two.stderr:
+        if "fitting" in line:
+            break
+    (child,) = Path(f"/proc/{two.pid}/task/{two.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    _, errors = two.communicate(timeout=200)
+    assert two.returncode == 1, errors
+    assert "signal 9" in errors
+    assert predictions_of(tmp_path / "two") == predictions_of(tmp_path / "one")
+    kept = [path.read_text() for path in (tmp_path / "two" / ".failed").iterdir()]
+    assert len(kept) == 2
+    assert sum("exit code 3" in text for text in kept) == 1
+    assert sum("--cell-timeout" in text for text in kept) == 1
+    assert {result.provenance.threads for _, result in Store(tmp_path / "two").results()} == {1}
+
+
+def test_other_numbers_of_threads_agree_to_rounding_before_training(tmp_path: Path) -> None:
+    """Equal bits cannot be had there, and training multiplies the rounding: docs/scaling.md says how far."""
+    maps = []
+    for threads in (1, 2):
+        task = make_task(tmp_path, ["tta"])
+        run_with(Workers(1, threads=threads), [task], engine_works.untrained_map)
+        maps.append(np.load(tmp_path / f"{threads}.npy"))
+    np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5, atol=1e-5)

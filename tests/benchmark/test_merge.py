@@ -1,0 +1,94 @@
+"""Joining stores: equal cells once, different ones refused by name, damaged ones refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdbench.benchmark.merge import Merged, merge_stores
+from rdbench.benchmark.results import CellFailure
+from rdbench.benchmark.store import FAILED, PREDICTIONS, Store, open_store, sha256
+from rdbench.errors import InputError
+from tests.command import Command
+from tests.made_up import make_cell, make_predictions, make_spec
+from tests.same import predictions_of
+
+
+def write(root: Path, seed: int, content: int = 0, model: str = "") -> Path:
+    """A made-up cell; `content` decides its predictions."""
+    root.mkdir(exist_ok=True)
+    predictions = root.parent / "made_up.npz"
+    make_predictions(seed=content).save(predictions)
+    kept = root.parent / "model"
+    if model:
+        kept.mkdir(exist_ok=True)
+        (kept / "weights").write_text(model)
+    result = make_cell(seed=seed, predictions_sha256=sha256(predictions))
+    return open_store(root, create=True).write(result, predictions, kept if model else None)
+
+
+def test_equal_cells_are_kept_once_and_the_others_joined(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    write(a, 0)
+    write(a, 1)
+    write(b, 1, model="weights")
+    write(b, 2)
+    assert merge_stores([a, b], c) == Merged(copied=3, equal=1)
+    assert predictions_of(c) == predictions_of(a) | predictions_of(b)
+    (model,) = c.glob("*/*/*/model")
+    assert "-s1-" in str(model), "the model that one of them kept is kept"
+    assert merge_stores([a, b, c], c) == Merged(copied=0, equal=4)
+
+
+def test_different_results_of_one_cell_are_named_and_nothing_is_written(rdbench: Command, tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    first, second = write(a, 0), write(b, 0, content=1)
+    write(b, 1)
+    done = rdbench("merge", a, b, "--out", c)
+    assert done.code == 2
+    for name in ("deterministic on toy/grid, seed 0", str(first), str(second)):
+        assert name in done.error()
+    assert "seed 1" not in done.error()
+    assert not c.exists()
+
+
+def test_what_is_there_already_is_held_against_what_comes(tmp_path: Path) -> None:
+    a, c = tmp_path / "a", tmp_path / "c"
+    write(c, 0)
+    before = predictions_of(c)
+    write(a, 0, content=1)
+    with pytest.raises(InputError, match="different predictions for one cell"):
+        merge_stores([a], c)
+    assert predictions_of(c) == before
+
+
+def test_archives_packed_otherwise_with_equal_content_are_equal(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    write(a, 0)
+    b.mkdir()
+    arrays = {name: np.asarray(value) for name, value in vars(make_predictions()).items()}
+    np.savez(tmp_path / "flat.npz", **arrays)
+    result = make_cell(predictions_sha256=sha256(tmp_path / "flat.npz"))
+    open_store(b, create=True).write(result, tmp_path / "flat.npz")
+    assert merge_stores([a, b], c) == Merged(copied=1, equal=1)
+
+
+def test_a_damaged_cell_is_refused(tmp_path: Path) -> None:
+    a, c = tmp_path / "a", tmp_path / "c"
+    cell = write(a, 0)
+    (cell / PREDICTIONS).write_bytes(b"half")
+    with pytest.raises(InputError, match="not what the result was computed from"):
+        merge_stores([a], c)
+    assert not c.exists()
+
+
+def test_failures_come_along_unless_another_store_finished_the_cell(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    write(a, 0)
+    for seed in (0, 1):
+        failure = CellFailure(spec=make_spec(seed=seed), stage="fit", reason="no", traceback="", bad_input=False)
+        open_store(b, create=True).write_failure(failure)
+    merge_stores([b, a], c)
+    assert [path.name for path in (c / FAILED).iterdir()] == [Store(c).failure_path(make_spec(seed=1)).name]

@@ -1,0 +1,146 @@
+"""Sweep files: what they mean, what is said of a wrong one, and shards of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rdbench.benchmark.engines.local import InProcess
+from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.results import CellSpec
+from rdbench.benchmark.run import Plan, Shard, make_plan
+from rdbench.benchmark.sweep import read_sweep
+from rdbench.errors import InputError
+from tests.command import Command
+from tests.same import predictions_of
+
+SMALL = """\
+defaults:
+  categories: [twill, flange]
+  image_size: 64
+  epochs: 1
+  precision: fp32
+  gallery: false
+runs:
+  - methods: [deterministic]
+    seeds: [0, 1]
+  - methods: [mc_dropout, deterministic]
+    options: {mc_dropout.samples: [2, 3]}
+    seeds: [1]
+"""
+
+
+def planned(tmp_path: Path, text: str, shard: Shard | None = None) -> Plan:
+    (tmp_path / "sweep.yaml").write_text(text)
+    lines = read_sweep(tmp_path / "sweep.yaml", out=tmp_path / "runs", device="cpu")
+    reporter = Reporter(Console(file=io.StringIO()))
+    return make_plan(lines, reporter, InProcess(), shard, create=False)
+
+
+def cells(plan: Plan) -> list[CellSpec]:
+    return [spec for task in plan.tasks for spec in task.specs]
+
+
+def test_a_sweep_is_every_combination_once(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SMALL)
+    found = {(s.method, s.options.get("samples"), s.category, s.seed) for s in cells(plan)}
+    assert len(cells(plan)) == len(found) == 2 * (2 + 2)
+    assert ("mc_dropout", 3, "flange", 1) in found
+    assert len({task.group_id for task in plan.tasks}) == len(plan.tasks) == 4
+    assert not (tmp_path / "runs").exists(), "a plan writes nothing"
+
+
+def test_one_group_with_other_shifts_is_one_task(tmp_path: Path) -> None:
+    text = SMALL + "  - methods: [deterministic]\n    seeds: [1]\n    shifts: [lighting:3]\n"
+    plan = planned(tmp_path, text)
+    assert len(plan.tasks) == 4
+    assert sorted(len(task.parts) for task in plan.tasks) == [1, 1, 2, 2]
+
+
+def test_shards_are_disjoint_and_together_all(tmp_path: Path) -> None:
+    text = SMALL.replace("seeds: [0, 1]", f"seeds: {list(range(20))}")
+    whole = {spec.path for spec in cells(planned(tmp_path, text))}
+    parts = [{spec.path for spec in cells(planned(tmp_path, text, Shard(index, 3)))} for index in (1, 2, 3)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(whole)
+    assert set.union(*parts) == whole
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/", "a/b", "-1/3", "1/0"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="I/N is wanted"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("runs:\n  - methods: [dtta]\n", 2, "unknown method 'dtta'; did you mean tta"),
+        ("runs:\n  - methods: tta\n    sedes: [1]\n", 3, "unknown key 'sedes'; did you mean seeds"),
+        ("runs:\n  - methods: tta\n    seeds: [0, x]\n", 3, "seeds wants a whole number"),
+        ("runs:\n  - methods: tta\n    seeds: [true]\n", 3, "seeds wants a whole number"),
+        ("runs:\n  - methods: tta\n\n    shifts: [lightning:3]\n", 4, "unknown shift 'lightning'"),
+        ("runs:\n  - methods: tta\n    epochs: 0\n", 3, "--epochs 0"),
+        ("runs:\n  - methods: tta\n    epochs: [1, 2]\n", 3, "epochs takes one value"),
+        ("defaults:\n  image_size: 250\nruns:\n  - methods: tta\n", 2, "--image-size 250"),
+        ("runs:\n  - methods: mc_dropout\n    options:\n      sample: 3\n", 4, "unknown option of mc_dropout 'sample'"),
+        ("runs:\n  - methods: mc_dropout\n    options: {samples: x}\n", 3, "'x' is no int"),
+        ("runs:\n  - methods: tta\n    methods: tta\n", 3, "methods is there twice"),
+        ("runs:\n  - seeds: [1]\n", 2, "this run has no `methods:`"),
+        ("runs:\n  - tta\n", 2, "keys with values"),
+        ("runs: tta\n", 1, "a list `runs:` is wanted"),
+        ("runs:\n  - methods: [tta\n", 3, "expected ',' or ']'"),
+        ("runs:\n  - methods: {a: 1}\n", 2, "methods wants a plain value"),
+        ("runs:\n  - methods: tta\n    datasets: [toy, toi]\n", 3, "unknown dataset 'toi'"),
+    ],
+)
+def test_a_wrong_sweep_names_file_and_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        read_sweep(path, out=tmp_path, device="cpu")
+    assert f"{path}, line {line}: " in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a list `runs:` is wanted"),
+        ("a: &x [1]\nruns: *x\n", "aliases"),
+        ("[" * 500_000, "nested too deeply"),
+        ("# " + "x" * 1_000_001, "larger than"),
+        ("!!python/object/apply:os.system ['true']", "a list `runs:` is wanted"),
+        ("\x00", "special characters are not allowed"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_sweep(tmp_path / "sweep.yaml", out=tmp_path, device="cpu")
+    assert "sweep.yaml" in str(error.value)
+
+
+def test_shards_run_apart_and_merged_equal_one_run(rdbench: Command, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SMALL.replace("[twill, flange]", "[twill]"))
+    dry = rdbench("sweep", sweep, "--out", tmp_path / "one", "--dry-run")
+    assert "4 cells: 0 there already, 4 to run in 2 groups" in dry.out
+    assert "not known yet" in dry.out
+    assert not (tmp_path / "one").exists()
+    assert rdbench("sweep", sweep, "--out", tmp_path / "one").code == 0
+    parts = [tmp_path / f"part{index}" for index in (1, 2)]
+    for index, part in enumerate(parts, start=1):
+        done = rdbench("sweep", sweep, "--out", part, "--shard", f"{index}/2")
+        assert done.code == 0, done.err
+    assert all(len(predictions_of(part)) < 4 for part in parts)
+    assert rdbench("merge", *parts, "--out", tmp_path / "merged").code == 0
+    assert predictions_of(tmp_path / "merged") == predictions_of(tmp_path / "one")
+    again = rdbench("sweep", sweep, "--out", tmp_path / "merged", "--dry-run")
+    assert "4 cells: 4 there already, 0 to run in 0 groups" in again.out
+    more = sweep.with_name("more.yaml")
+    more.write_text(sweep.read_text().replace("[0, 1]", "[0, 1, 2]"))
+    assert "expected: at most" in rdbench("sweep", more, "--out", tmp_path / "merged", "--dry-run").out
