@@ -109,8 +109,8 @@ def make_settings(
         shifts=tuple(sorted({condition for text in shifts for condition in parse_shift(text)}, key=str)),
         backbone=backbone_name,
         weights=_weights(weights),
-        image_size=_size("--image-size", image_size, multiple=32),
-        map_size=None if map_size == "native" else _size("--map-size", map_size, multiple=1),
+        image_size=parse_size("--image-size", image_size, multiple=32),
+        map_size=None if map_size == "native" else parse_size("--map-size", map_size, multiple=1),
         epochs=epochs or (TOY_EPOCHS if on_toy else RELEASED_EPOCHS),
         batch_size=batch_size,
         device=device,
@@ -131,7 +131,7 @@ def _weights(weights: str | None) -> Path | str | None:
     return path
 
 
-def _size(flag: str, text: str, multiple: int) -> tuple[int, int]:
+def parse_size(flag: str, text: str, multiple: int) -> tuple[int, int]:
     """(height, width) from "256" or "320x256" (width x height); RD itself needs multiples of 32."""
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if match is None:
