@@ -194,7 +194,7 @@ class Predictions:
         with np.load(path, allow_pickle=False) as archive:
             missing = set(cls.__dataclass_fields__) - set(archive.files)
             if missing:
-                raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             values: dict[str, Any] = {name: archive[name] for name in cls.__dataclass_fields__}
         for name in ("conditions", "images"):
             values[name] = tuple(values[name].tolist())

@@ -215,6 +215,8 @@ def read_predictions(directory: Path, result: CellResult) -> Predictions:
         return Predictions.load(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; remove {directory} to run it again") from error
+    except ValueError as error:  # unharmed, but of another version of rdbench
+        raise InputError(f"cannot use {path}: {error}; remove {directory} to run it again") from error
 
 
 def sha256(path: Path) -> str:

@@ -101,6 +101,17 @@ def test_changed_predictions_are_refused(store: Store, tmp_path: Path) -> None:
         read_predictions(directory, result)
 
 
+def test_predictions_of_another_version_are_named(store: Store, tmp_path: Path) -> None:
+    directory = written(store, tmp_path)
+    ((_, result),) = store.results()
+    with np.load(directory / PREDICTIONS) as archive:
+        np.savez(directory / PREDICTIONS, **{name: archive[name] for name in archive.files if name != "parts"})
+    changed = result.model_copy(update={"predictions_sha256": sha256(directory / PREDICTIONS)})
+    with pytest.raises(InputError, match=r"predictions\.npz: it lacks parts; remove") as error:
+        read_predictions(directory, changed)
+    assert str(error.value).count(PREDICTIONS) == 1
+
+
 def test_pickled_predictions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.npz"
     names = list(Predictions.__dataclass_fields__)
