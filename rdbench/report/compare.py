@@ -17,7 +17,7 @@ from rich.text import Text
 from scipy.stats import quantile_test
 
 from rdbench.errors import InputError, unknown
-from rdbench.metrics.statistics import LEVEL, paired_tests
+from rdbench.metrics.statistics import LEVEL, differences, paired_tests
 from rdbench.report.columns import DASH, describe, title, written
 from rdbench.report.entries import Source
 from rdbench.report.rankings import FloatArray, Ranking, make_rankings, with_mean_shifts
@@ -218,7 +218,7 @@ def _compare(
     tests = paired_tests(sign * first, {other: sign * second for other, second in aligned.items()})
     for other, second in aligned.items():
         there, test = ~np.isnan(first - second), tests[other]
-        gap = sign * (first - second)[there]
+        gap = sign * differences(first, second)[there]
         low, high = median_interval(gap)
         yield Comparison(
             condition, metric, reference, other,

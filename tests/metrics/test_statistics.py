@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -195,3 +196,29 @@ def test_bad_input_is_an_error_that_names_the_argument():
         paired_test([math.inf], [1.0])
     with pytest.raises(ValueError, match="lengths differ"):
         paired_test([1.0, 2.0], [1.0])
+
+
+def test_equal_differences_are_equal_whatever_float64_makes_of_them():
+    assert paired_test([0.3, 0.7, 0.8], [0.1 + 0.2, 0.7, 0.8]).effect == 0
+    called, missed = np.array([3, 5, 7, 9, 11, 4, 6]), np.array([2, 4, 6, 8, 10, 3, 7])  # six won by one, one lost
+    found = paired_test(called / 20, missed / 20)
+    assert found.effect == pytest.approx((6 * 4 - 4) / 28)
+    assert found.p_value == pytest.approx(2 * (1 + 7) / 2**7)
+
+
+@given(st.lists(st.integers(-3, 3).filter(bool), min_size=1, max_size=9))
+def test_the_signed_rank_test_is_exact_with_ties(gaps):
+    size, gap = np.array(gaps), np.array(gaps, dtype=float)
+    ranks = [sum(abs(size) < abs(g)) + (sum(abs(size) == abs(g)) + 1) / 2 for g in gaps]
+    sums = [sum(r for r, sign in zip(ranks, signs, strict=True) if sign) for signs in product([0, 1], repeat=len(gaps))]
+    won = sum(r for r, g in zip(ranks, gaps, strict=True) if g > 0)
+    tails = np.mean(np.array(sums) <= won), np.mean(np.array(sums) >= won)
+    assert paired_test(gap, np.zeros(len(gap))).p_value == pytest.approx(min(1, 2 * min(tails)), abs=1e-12)
+
+
+@pytest.mark.parametrize("pairs", [30, 50, 51, 80])
+def test_the_signed_rank_test_without_ties_is_scipys(pairs):
+    gap = np.random.default_rng(pairs).normal(0.2, 1, pairs)
+    method = "exact" if pairs <= 50 else "asymptotic"
+    expected = wilcoxon(gap, method=method).pvalue
+    assert paired_test(gap, np.zeros(pairs)).p_value == pytest.approx(expected, rel=1e-9)
