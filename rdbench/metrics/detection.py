@@ -118,7 +118,7 @@ def conformal_threshold(calibration_scores: ArrayLike, alpha: float = 0.10) -> T
         raise ValueError(f"alpha: {alpha} is outside (0, 1)")
     n = len(scores)
     wanted = n + 1 - math.floor((n + 1) * alpha + 1e-9)  # 1e-9: (n + 1) alpha is whole where it should be
-    position = min(wanted, n)
+    position = min(max(wanted, 1), n)
     return Threshold(float(scores[position - 1]), (n + 1 - position) / (n + 1), wanted <= n, position)
 
 

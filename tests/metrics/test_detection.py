@@ -89,6 +89,11 @@ def test_conformal_threshold_says_when_the_level_is_not_attainable():
     assert (found.value, found.level, found.attained) == (3.0, 0.25, False)
 
 
+def test_conformal_threshold_of_a_level_near_one_is_the_smallest_score():
+    for alpha in (0.95, 0.9999, 1 - 1e-12):
+        assert conformal_threshold(np.arange(5.0), alpha).value == 0
+
+
 def test_conformal_threshold_keeps_its_level_on_new_normal_images():
     rng = np.random.default_rng(0)
     alarms = []
