@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rdbench import __version__
-from rdbench.cli import compare, data, methods, pages, sweeps
+from rdbench.cli import bench, compare, data, methods, pages, sweeps
 from rdbench.cli.common import (
     EXIT_BAD_INPUT,
     MethodsDir,
@@ -34,6 +34,7 @@ app.add_typer(methods.app, name="methods")
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.shifts_app, name="shifts")
 app.command()(data.export)
+app.command()(bench.bench)
 for command in (
     *(compare.compare, compare.readouts, compare.curve),
     *(sweeps.sweep, sweeps.status, sweeps.merge),

@@ -11,6 +11,7 @@ from torch import nn
 from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import load_teacher
+from tests.command import Command
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,18 @@ def test_passes_are_counted_in_images_by_role_whoever_calls() -> None:
         student.decoder(student.bottleneck(teacher(images[:1])))
     student(teacher(images))  # no longer counted
     assert passes == {"teacher": 4, "bottleneck": 4, "decoder": 4}
+
+
+def test_the_machine_is_measured_in_shares_of_its_limit(rdbench: Command) -> None:
+    size = ("--backbone", "embedded", "--image-size", "64", "--batch-size", "2", "--rounds", "1")
+    done = rdbench("bench", *size, "--precision", "fp32")
+    assert done.code == 0
+    rows = {line.split("  ")[0].strip(): line.split() for line in done.out.splitlines() if "%" in line}
+    assert list(rows) == ["3 x 3 convolution", "teacher", "bottleneck", "decoder", "map and score", "training step"]
+    assert rows["3 x 3 convolution"][-1] == "100%"
+    assert float(rows["teacher"][-4]) == pytest.approx(0.885 / 16, abs=0.001)  # GFLOP at 256 px, a sixteenth of them
+    assert "One training, 240 images and 200 epochs: about" in done.out
+    assert "unknown backbone 'embeded'; did you mean embedded" in rdbench("bench", "--backbone", "embeded").error()
 
 
 def test_times_are_medians_after_a_warm_up() -> None:
