@@ -80,13 +80,19 @@ def platt(labels: FloatArray, scores: FloatArray, fitting: NDArray[np.bool_]) ->
     """Slope and intercept (K,) of P(anomalous) = sigmoid(slope s + intercept), fitted on each row of (K, n).
 
     Maximum likelihood of Platt's (1999) smoothed targets (N+ + 1)/(N+ + 2) and 1/(N- + 2), which has one
-    finite optimum for separable scores too. All K fits are one batch of Newton steps on standardised
-    scores; without a spread of scores the slope is 0.
+    finite optimum for separable scores too. All K fits are one batch of Newton steps, each on scores
+    standardised by those that it sees (another image far out would hide their differences); without a
+    spread of these the slope is 0.
     """
-    centre, spread = scores.mean(), scores.std()
-    x = (scores - centre) / spread if spread > 0 else np.zeros_like(scores)
     weight = fitting.astype(np.float64)
     positives, count = weight @ labels, weight.sum(axis=1)
+    centre = weight @ scores / count
+    deviation = np.where(fitting, scores - centre[:, None], 0)
+    widest = np.abs(deviation).max(axis=1)
+    widest = np.where(widest > 0, widest, 1)  # divided first, so that no square overflows or vanishes
+    spread = widest * np.sqrt(((deviation / widest[:, None]) ** 2).sum(axis=1) / count)
+    spread = np.where(spread > 0, spread, 1)
+    x = deviation / spread[:, None]
     high, low = (positives + 1) / (positives + 2), 1 / (count - positives + 2)
     target = np.where(labels == 1, high[:, None], low[:, None])
     mean = (weight * target).sum(axis=1) / count
@@ -95,8 +101,8 @@ def platt(labels: FloatArray, scores: FloatArray, fitting: NDArray[np.bool_]) ->
     for _ in range(100):
         p = sigmoid(slope[:, None] * x + intercept[:, None])
         residual, curvature = weight * (target - p), weight * p * (1 - p)
-        g0, g1 = residual.sum(axis=1), residual @ x
-        h00, h01, h11 = curvature.sum(axis=1), curvature @ x, curvature @ (x * x)
+        g0, g1 = residual.sum(axis=1), (residual * x).sum(axis=1)
+        h00, h01, h11 = ((curvature * x**power).sum(axis=1) for power in range(3))
         determinant = h00 * h11 - h01**2
         regular = determinant > 1e-12 * h00 * h11
         d = np.where(regular, determinant, 1)
@@ -112,8 +118,7 @@ def platt(labels: FloatArray, scores: FloatArray, fitting: NDArray[np.bool_]) ->
         slope, intercept, loss = slope + step * step_slope, intercept + step * step_intercept, trial
         if max(np.abs(step_slope).max(), np.abs(step_intercept).max()) < 1e-10:
             break
-    scale = spread if spread > 0 else 1.0
-    return slope / scale, intercept - slope * centre / scale
+    return slope / spread, intercept - slope * centre / spread
 
 
 def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:

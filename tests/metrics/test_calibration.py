@@ -59,6 +59,21 @@ def test_separable_and_constant_scores_have_a_finite_fit():
     assert 1 / (1 + math.exp(-intercept[0])) == pytest.approx(smoothed)
 
 
+@pytest.mark.parametrize("far", [1e4, 1e9, 1e30])
+def test_an_image_far_out_does_not_flatten_the_fits_that_do_not_see_it(far):
+    labels, scores, _ = sample()
+    alone = platt(labels.astype(float), scores, np.ones((1, len(labels)), dtype=bool))
+    seen = np.append(np.ones(len(labels), dtype=bool), False)[None]
+    np.testing.assert_allclose(platt(np.append(labels, 1.0), np.append(scores, far), seen), alone, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_platt_scaling_knows_no_unit(scale):
+    labels, scores, parts = sample()
+    plain = cross_fitted_probabilities(labels, scores, parts, seed=0)
+    np.testing.assert_allclose(cross_fitted_probabilities(labels, scores * scale, parts, seed=0), plain, rtol=1e-9)
+
+
 def test_no_image_takes_part_in_its_own_fit():
     labels, scores, parts = sample()
     p = cross_fitted_probabilities(labels, scores, parts, seed=3)
