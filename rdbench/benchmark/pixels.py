@@ -35,7 +35,7 @@ class PixelTally:
         self._maps.update(regions, anomaly_map)
         self._segmentation.update(regions, anomaly_map)
         if uncertainty_map is not None:
-            wrong = (anomaly_map > self._threshold).reshape(-1)
+            wrong = (anomaly_map > np.float64(self._threshold)).reshape(-1)
             wrong[regions.pixels] = ~wrong[regions.pixels]
             self._uncertainty = self._uncertainty or AuseAccumulator()
             self._uncertainty.update(wrong.reshape(regions.shape), uncertainty_map)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rdbench.metrics._checks import FloatArray, finite, same_length
+from rdbench.metrics._checks import FloatArray, finite
 from rdbench.metrics._pixels import FPR_BOUNDS, PixelCounts, descending, log_area, sparsification_area
 from rdbench.metrics._ranking import rank
 from rdbench.metrics._regions import Regions, as_regions, find_regions, finite_map, same_shape
@@ -98,12 +98,13 @@ def seg_f1(masks: Masks, maps: Maps, threshold: float) -> float:
 def ause(error: ArrayLike, uncertainty: ArrayLike) -> float:
     """Area between the sparsification curves of the uncertainty and of the error itself (Ilg et al. 2018).
 
-    error, uncertainty: (P,) pixels, error >= 0. The curve is the mean error of the pixels left when the most
-    uncertain share is taken out, over the mean error of all, for shares 0, 1/P, ..., (P - 1)/P by
-    trapezoids. Ties take the expectation over orders. 0 is best; `nan` without error.
+    error, uncertainty: P pixels each, (P,) or (H, W), error >= 0. The curve is the mean error of the pixels
+    left when the most uncertain share is taken out, over the mean error of all, for shares 0, 1/P, ...,
+    (P - 1)/P by trapezoids. Ties take the expectation over orders. 0 is best; `nan` without error.
     """
+    if np.shape(error) != np.shape(uncertainty):
+        raise ValueError(f"error is {np.shape(error)}, uncertainty is {np.shape(uncertainty)}: shapes differ")
     e, u = finite("error", np.ravel(error)), finite("uncertainty", np.ravel(uncertainty))
-    same_length(error=e, uncertainty=u)
     if e.min() < 0:
         raise ValueError("error: negative values")
     return sparsification_area(rank(e, u), rank(e, e))

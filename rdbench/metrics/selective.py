@@ -42,6 +42,8 @@ def controls(errors: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str
     """
     e, s = binary("errors", errors), finite("scores", scores)
     same_length(errors=e, scores=s)
+    if not np.isfinite(threshold):
+        raise ValueError(f"threshold: {threshold} is not finite")
     return {"random": np.zeros(len(e)), "margin": -np.abs(s - threshold), "oracle": e}
 
 
@@ -222,6 +224,8 @@ def decision_losses(labels: ArrayLike, decisions: ArrayLike, costs: Costs) -> Fl
     """
     y, d = binary("labels", labels), binary("decisions", decisions)
     same_length(labels=y, decisions=d)
+    if len(costs) != len(Costs._fields):
+        raise ValueError(f"costs: {tuple(costs)} is not (false negative, false positive, review)")
     c = Costs(*costs)
     if not all(np.isfinite(value) and value >= 0 for value in c):
         raise ValueError(f"costs: {tuple(c)} must be finite and not negative")

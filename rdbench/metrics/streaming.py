@@ -9,7 +9,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rdbench.metrics._checks import same_length
 from rdbench.metrics._histogram import Histogram, bit_patterns
 from rdbench.metrics._pixels import FPR_BOUNDS, PixelCounts, descending, log_area, sparsification_area
 from rdbench.metrics._ranking import Ranking
@@ -116,7 +115,7 @@ class SegF1Accumulator:
         """Add one image: a mask (H, W) or its `Regions`, and its map (H, W)."""
         regions, values = as_regions(mask), finite_map("anomaly_map", anomaly_map)
         same_shape(regions, values)
-        called = values > self.threshold
+        called = values > np.float64(self.threshold)  # a plain number would be rounded to the map's precision
         self._hits += int(np.count_nonzero(called.reshape(-1)[regions.pixels]))
         self._called += int(np.count_nonzero(called))
         self._anomalous += len(regions.pixels)
@@ -174,9 +173,10 @@ class AuseAccumulator:
 
     def update(self, error: ArrayLike, uncertainty: ArrayLike) -> None:
         """Add one image: its pixel error >= 0 and its uncertainty map >= 0, both (H, W)."""
+        if np.shape(error) != np.shape(uncertainty):
+            raise ValueError(f"error is {np.shape(error)}, uncertainty is {np.shape(uncertainty)}: shapes differ")
         e = np.ravel(finite_map("error", error)).astype(np.float64)
         keys = {"error": bit_patterns("error", error), "uncertainty": bit_patterns("uncertainty", uncertainty)}
-        same_length(**keys)
         for histogram, bits in zip((self._by_error, self._by_uncertainty), keys.values(), strict=True):
             histogram.cover(bits)
             column = histogram.columns(bits)

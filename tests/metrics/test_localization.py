@@ -135,5 +135,6 @@ def test_limits_out_of_range_are_errors():
         aupimo(masks, maps, (0.0, 0.1))
     with pytest.raises(ValueError, match="error"):
         ause([-1.0, 1.0], [0.0, 1.0])
-    with pytest.raises(ValueError, match="lengths differ"):
-        ause([1.0], [0.0, 1.0])
+    for error, uncertainty in (([1.0], [0.0, 1.0]), (np.ones((2, 3)), np.ones((3, 2)))):
+        with pytest.raises(ValueError, match="shapes differ"):
+            ause(error, uncertainty)

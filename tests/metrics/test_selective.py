@@ -192,5 +192,10 @@ def test_shares_and_costs_out_of_range_are_errors():
             figure([0, 1], [0.1, 0.2], 1.2)
     with pytest.raises(ValueError, match="costs"):
         expected_cost([0, 1], [0, 1], [0.1, 0.2], Costs(-1, 1, 1), 0.1)
+    with pytest.raises(ValueError, match="costs"):
+        expected_cost([0, 1], [0, 1], [0.1, 0.2], (10, 1), 0.1)
+    for threshold in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="threshold"):
+            controls([0, 1], [0.1, 0.2], threshold)
     with pytest.raises(ValueError, match="decisions"):
         expected_cost([0, 1], [0, 3], [0.1, 0.2], Costs(), 0.1)

@@ -192,6 +192,14 @@ def test_ause_agrees_with_exact_and_merges():
     assert halves[0].ause() == pytest.approx(exact.ause(*pooled), abs=1e-4)
     with pytest.raises(ValueError, match="uncertainty"):
         halves[0].update(errors[0], -maps[0])
+    with pytest.raises(ValueError, match="shapes differ"):
+        halves[0].update(errors[0], maps[0].T)
+
+
+def test_seg_f1_does_not_round_its_threshold_to_the_precision_of_the_map():
+    mask = np.array([[True, False]])
+    for dtype in (np.float16, np.float32, np.float64):
+        assert exact.seg_f1([mask], [np.array([[0.5, 0.0]], dtype)], 0.5 - 1e-12) == 1
 
 
 @pytest.mark.parametrize("blank", [0, 1])
