@@ -1,0 +1,298 @@
+"""The Ray engine: tasks run on the nodes of a cluster, and the driver alone writes what they made into the store.
+
+On a node, a task runs in a worker process of the local engine, so a cell that dies or hangs costs itself alone there
+too. If a node dies, its tasks are given to others. Needs the extra `rdbench[ray]`, of one version on all nodes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import tarfile
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from rdbench.benchmark.engines import Ended, Work
+from rdbench.benchmark.engines.data import pack_images, unpacked
+from rdbench.benchmark.engines.local import Workers, here
+from rdbench.benchmark.engines.task import Task, TaskOutcome
+from rdbench.benchmark.plan import RunSettings
+from rdbench.benchmark.progress import SECONDS_BETWEEN_LINES, Reporter
+from rdbench.benchmark.results import CellFailure
+from rdbench.benchmark.store import Store, open_store
+from rdbench.errors import InputError
+
+if TYPE_CHECKING:
+    from rdbench.rd.precision import Precision
+
+TRIES = 5
+"""How many nodes may die under a task before it is given up."""
+AHEAD = 2
+"""How many tasks are handed over per task that the cluster can run at once, so that no node waits for the driver."""
+
+
+@dataclass
+class _Flight:
+    """A task that a node works on or will."""
+
+    task: Task
+    lock: ExitStack
+    """Holds the group: no other run works on it meanwhile."""
+    tries: int = 1
+
+
+class RayCluster:
+    """The nodes of a Ray cluster; nodes that join later are used, tasks of nodes that die are given to others.
+
+    Args:
+        address: "auto", HOST:PORT, or None for a cluster of this machine alone, which ends with the run.
+        cpus: cores that a task asks for, and its number of threads.
+        gpus: GPUs that a task asks for, a fraction if several share one; default: one if the device is cuda, or auto
+            and the cluster has any.
+        sync_data: send the images of a category to each node once, instead of reading them there by the same path.
+    """
+
+    def __init__(
+        self, address: str | None, *, cpus: int, gpus: float | None, device: str, cell_timeout: float | None,
+        sync_data: bool,
+    ) -> None:  # fmt: skip
+        self._address, self._cpus, self._gpus, self._device = address, cpus, gpus, device
+        self._cell_timeout, self._sync_data = cell_timeout, sync_data
+
+    def __enter__(self) -> RayCluster:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._address is None:  # else Ray leaves a token for such clusters in the user's home
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        try:
+            import ray
+        except ImportError:
+            raise InputError("--engine ray needs Ray, which is not installed: pip install 'rdbench[ray]'") from None
+        try:
+            ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"no Ray cluster at {self._address}: {reason}; start one with `ray start`") from None
+        if self._gpus is None:
+            has_gpus = self._device == "auto" and ray.cluster_resources().get("GPU", 0) > 0
+            self._gpus = 1.0 if has_gpus or self._device.startswith("cuda") else 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def precision(self, settings: RunSettings) -> Precision:
+        """Asked of a node if tasks run on GPUs, which this machine may not have."""
+        import ray
+
+        if not self._gpus:
+            return here(settings)
+        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=TRIES)(here)
+        precision: Precision = ray.get(remote.remote(settings))
+        return precision
+
+    def run(self, tasks: Iterable[Task], work: Work, reporter: Reporter) -> Ended:
+        import ray
+
+        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_on_node)
+        images = _Images(self._sync_data)
+        flights: dict[Any, _Flight] = {}
+        again: deque[_Flight] = deque()
+        new = iter(tasks)
+        nodes = _Nodes(reporter)
+        try:
+            while True:
+                while again or len(flights) < AHEAD * nodes.slots(self._cpus, self._gpus or 0.0):
+                    flight = again.popleft() if again else None
+                    if flight is None:
+                        task = next(new, None)
+                        if task is None:
+                            break
+                        flight, refused = _take(task)
+                        if flight is None:
+                            yield task, TaskOutcome(bad_input=refused)
+                            continue
+                    given = images.of(flight.task)
+                    flights[remote.remote(work, flight.task, self._cpus, self._cell_timeout, given)] = flight
+                if not flights:
+                    return
+                ready, _ = ray.wait(list(flights), num_returns=1, timeout=1.0)
+                for reference in ready:
+                    flight = flights.pop(reference)
+                    outcome = self._receive(reference, flight, reporter)
+                    if outcome is None:
+                        again.append(flight)
+                        continue
+                    flight.lock.close()
+                    images.release(flight.task)
+                    yield flight.task, outcome
+                nodes.look(len(flights))
+        finally:
+            for reference, flight in flights.items():
+                with suppress(Exception):  # the cluster may be gone
+                    ray.cancel(reference, force=True)
+                flight.lock.close()
+
+    def _receive(self, reference: Any, flight: _Flight, reporter: Reporter) -> TaskOutcome | None:
+        """Bring what a node made into the store; None if the task is to be tried again."""
+        import ray
+
+        try:
+            outcome, cells = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            return _given_up(flight.task, f"the node's engine failed: {error.cause!r}", str(error), reporter)
+        except ray.exceptions.RayError as error:
+            reason = f"the node or its Ray worker died ({type(error).__name__})"
+            if flight.tries == TRIES:
+                return _given_up(flight.task, f"{reason}, {TRIES} times", str(error), reporter)
+            flight.tries += 1
+            reporter.line(f"  {flight.task}: {reason}; given to another")
+            return None
+        store = open_store(flight.task.parts[0].settings.out, create=True)
+        for packed in cells:
+            with tempfile.TemporaryDirectory(dir=store.work_directory("cells")) as folder:
+                with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                    archive.extractall(folder, filter="data")
+                store.adopt(Path(folder))
+        result: TaskOutcome = outcome
+        return result
+
+
+def _on_node(
+    work: Work, task: Task, cpus: int, cell_timeout: float | None, images: bytes | None
+) -> tuple[TaskOutcome, list[bytes]]:
+    """Run a task in a worker process here, into a store of its own; the outcome and each finished cell, packed."""
+    first = task.parts[0].specs[0]
+    root = task.parts[0].settings.root
+    if images is not None:
+        root = unpacked(images, first.dataset, first.category, first.fingerprint)
+    with tempfile.TemporaryDirectory(prefix="rdbench-") as out:
+        engine = _node_engine(cpus, cell_timeout)
+        quiet = Reporter(Console(file=io.StringIO()))
+        ((_, outcome),) = engine.run([task.moved(Path(out), root)], work, quiet)
+        return outcome, [_packed(directory) for directory, _ in Store(Path(out)).results()]
+
+
+_ENGINES: dict[tuple[object, ...], Workers] = {}
+"""The engine of this Ray worker: its process is kept for the next task."""
+
+
+def _node_engine(cpus: int, cell_timeout: float | None) -> Workers:
+    key = cpus, cell_timeout, os.environ.get("CUDA_VISIBLE_DEVICES")
+    if key not in _ENGINES:
+        for engine in _ENGINES.values():
+            engine.__exit__()
+        _ENGINES.clear()
+        _ENGINES[key] = Workers(1, cell_timeout, threads=cpus)
+    return _ENGINES[key]
+
+
+def _packed(directory: Path) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.add(directory, arcname=".")
+    return file.getvalue()
+
+
+def _take(task: Task) -> tuple[_Flight | None, str]:
+    """The task with its group held, or why it cannot be."""
+    lock = ExitStack()
+    try:
+        lock.enter_context(open_store(task.parts[0].settings.out, create=True).lock(task.group_id, f"{task} (on Ray)"))
+    except InputError as error:
+        return None, str(error)
+    return _Flight(task, lock), ""
+
+
+def _given_up(task: Task, reason: str, trace: str, reporter: Reporter) -> TaskOutcome:
+    reporter.line(f"  FAILED {task}: {reason}")
+    return TaskOutcome(
+        tuple(
+            CellFailure(spec=spec, stage="group", reason=reason, traceback=trace, bad_input=False)
+            for spec in task.specs
+        )
+    )
+
+
+class _Images:
+    """Packed images in Ray's object store, from a category's first task in flight to its last."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._kept: dict[str, Any] = {}
+        self._users: dict[str, set[str]] = {}
+
+    def of(self, task: Task) -> Any:
+        """A reference to the images of the task's category; None if nodes read them by the same path."""
+        import ray
+
+        first, settings = task.parts[0].specs[0], task.parts[0].settings
+        if not self._wanted or first.dataset == "toy":
+            return None
+        key = first.fingerprint
+        if key not in self._kept:
+            self._kept[key] = ray.put(pack_images(first.dataset, first.category, settings.root))
+        self._users.setdefault(key, set()).add(task.group_id)
+        return self._kept[key]
+
+    def release(self, task: Task) -> None:
+        """The task has ended."""
+        key = task.parts[0].specs[0].fingerprint
+        users = self._users.get(key, set())
+        users.discard(task.group_id)
+        if not users:
+            self._kept.pop(key, None)
+
+
+class _Nodes:
+    """Watches which nodes there are."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._names: set[str] | None = None
+        self._looked = self._said = 0.0
+        self._resources: dict[str, float] = {}
+
+    def slots(self, cpus: int, gpus: float) -> int:
+        """How many tasks the cluster can run at once, at least one."""
+        self._refresh()
+        by_gpu = self._resources.get("GPU", 0.0) // gpus if gpus else float("inf")
+        return max(1, int(min(self._resources.get("CPU", 0.0) // cpus, by_gpu)))
+
+    def look(self, running: int) -> None:
+        """Say from time to time how many nodes and tasks there are."""
+        self._refresh()
+        if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self._reporter.line(f"  Ray: {len(self._names or ())} nodes, {running} groups running or next")
+
+    def _refresh(self) -> None:
+        import ray
+
+        if time.monotonic() - self._looked < 1.0:
+            return
+        self._looked = time.monotonic()
+        names = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        self._resources = ray.cluster_resources()
+        for change in _changes(self._names, names):
+            self._reporter.line(f"  Ray: {change}, {len(names)} now")
+        self._names = names
+
+
+def _changes(before: set[str] | None, now: set[str]) -> Iterator[str]:
+    if before is not None:
+        if joined := len(now - before):
+            yield f"{joined} node{'s' * (joined > 1)} joined"
+        if left := len(before - now):
+            yield f"{left} node{'s' * (left > 1)} lost"

@@ -1,0 +1,136 @@
+"""The Ray engine on a real cluster: three nodes on this machine, each started by a `ray start` of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdbench.benchmark.engines.data import pack_images, unpacked
+from rdbench.datasets import load_category
+from tests.benchmark.test_engines import TOY
+from tests.command import Command, start
+from tests.datasets import trees
+from tests.same import predictions_of
+
+REPOSITORY = Path(__file__).parents[2]
+RAY = Path(sys.executable).parent / "ray"
+
+
+class Cluster:
+    """Nodes of one core each."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._folder = folder
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        where = ("--head", f"--port={self.address.partition(':')[2]}", f"--temp-dir={folder}")
+        self.join(*where, "--include-dashboard=false")
+
+    def join(self, *where: str) -> subprocess.Popen[bytes]:
+        """Start a node; returns when it is about to be there."""
+        command = [RAY, "start", *(where or (f"--address={self.address}",)), "--block", "--num-cpus=1"]
+        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
+        environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
+        log = self._folder / f"node{len(self._nodes)}.log"
+        with log.open("wb") as file:
+            node = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+        self._nodes.append(node)
+        end = time.monotonic() + 60
+        while "Ray runtime started" not in log.read_text():
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        return node
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """Kill all of a node's processes at once."""
+        for pid in reversed([node.pid, *descendants(node.pid)]):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        node.wait()
+
+    def stop(self) -> None:
+        for node in reversed(self._nodes):
+            self.kill(node)
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [each for child in children for each in (child, *descendants(child))]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rdbench[ray]'")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # a token of its own, whatever the user's home has
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # pytest's folders are too deep for the names of Ray's sockets
+    cluster = Cluster(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.cluster
+def test_three_nodes_of_which_one_dies_and_one_comes_late_give_the_bits_of_one_process(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seeds = [part for seed in range(5) for part in ("--seed", str(seed))]
+    given = (*TOY, "-m", "deterministic", *seeds, "--out")
+    doomed = cluster.join()
+    many = start(*given, tmp_path / "many", "--engine", "ray", "--address", cluster.address)
+    end = time.monotonic() + 120
+    while not predictions_of(tmp_path / "many"):
+        assert many.poll() is None, many.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    cluster.kill(doomed)
+    cluster.join()
+    _, errors = many.communicate(timeout=200)
+    assert many.returncode == 0, errors
+    assert "1 node lost" in errors
+    assert "joined" in errors
+    _, errors = (one := start(*given, tmp_path / "one")).communicate()
+    assert one.returncode == 0, errors
+    assert len(predictions_of(tmp_path / "many")) == 5
+    assert predictions_of(tmp_path / "many") == predictions_of(tmp_path / "one")
+
+
+def test_a_cluster_that_is_not_there_is_said(rdbench: Command, tmp_path: Path) -> None:
+    done = rdbench(*TOY, "-m", "tta", "--out", tmp_path, "--engine", "rya")
+    assert done.code == 2
+    assert "unknown engine 'rya'; did you mean ray" in done.error()
+    assert "for --engine ray" in rdbench(*TOY, "-m", "tta", "--out", tmp_path, "--address", "auto").error()
+
+
+def test_images_sent_to_a_node_are_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    trees.mvtec_ad2(tmp_path / "data")
+    here = load_category("mvtec_ad2", "vial", tmp_path / "data", 0)
+    packed = pack_images("mvtec_ad2", "vial", tmp_path / "data")
+    root = unpacked(packed, "mvtec_ad2", "vial", here.fingerprint)
+    there = load_category("mvtec_ad2", "vial", root, 0)
+    assert there.fingerprint == here.fingerprint
+    assert [image.key for image in there.test] == [image.key for image in here.test]
+    assert unpacked(b"not read again", "mvtec_ad2", "vial", here.fingerprint) == root
