@@ -14,21 +14,30 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Self
 
 from rdbench.datasets.catalogue import DATASETS
 from rdbench.datasets.scan import LAYOUTS, VISA_TABLE, Layout
 from rdbench.errors import InputError, unknown
 
 MAX_BYTES = 128 * 2**30
-MAX_FILES = 500_000
+MAX_FILES, MAX_DEPTH = 500_000, 20
 MAX_RATIO, FREE_BYTES = 30, 64 * 2**20
 """Images are compressed already: an archive that unpacks to more than this many times its size, and to more than the
 free bytes, is a bomb."""
 
 _CHUNK = 2**20
+_MAX_HEADER = 2**20
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -95,16 +104,19 @@ class _Budget:
 
 def _unpack(archive: Path, target: Path, budget: _Budget) -> None:
     of_this_archive = min(budget.bytes_left, max(MAX_RATIO * archive.stat().st_size, FREE_BYTES))
-    left = of_this_archive
+    left, entries = of_this_archive, 0
     try:
         for name, source in _members(archive):
             path = target / _inside(archive, name)
+            entries += 1
+            if entries > MAX_FILES:
+                raise InputError(f"archive {archive} holds more than {MAX_FILES} files; it is no official archive")
             if source is None:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            if budget.files >= MAX_FILES:
-                raise InputError(f"archive {archive} holds more than {MAX_FILES} files; it is no official archive")
+            if path == target:
+                raise InputError(f"archive {archive} holds a file without a name; it is no official archive")
             with source, path.open("xb") as file:
                 while chunk := source.read(_CHUNK):
                     left -= len(chunk)
@@ -118,20 +130,22 @@ def _unpack(archive: Path, target: Path, budget: _Budget) -> None:
     except RuntimeError as error:  # zipfile's word for an encrypted member
         raise InputError(f"archive {archive} cannot be unpacked ({error}); it is no official archive") from None
     except FileExistsError as error:
-        raise InputError(f"archive {archive} holds {Path(error.filename).name} twice; it is no official one") from None
+        name = Path(error.filename).name
+        raise InputError(f"archive {archive} holds {name!r} twice; it is no official one") from None
     budget.bytes_left -= of_this_archive - left
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Each member's name and its contents, None for a folder."""
-    if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
+    if (tar := _open_tar(archive)) is not None:
+        with tar:
             for item in tar:
                 if not (item.isreg() or item.isdir()) or item.size < 0:
                     raise _no_plain_file(archive, item.name)
                 yield item.name, tar.extractfile(item)
             # A compressed file's checksum stands at its end, behind the blocks that end the archive.
-            if tar.fileobj is not None and len(tar.fileobj.read(_CHUNK)) == _CHUNK:
+            behind = tar.fileobj.read(_CHUNK) if tar.fileobj is not None else b""
+            if len(behind) == _CHUNK or any(behind):
                 raise tarfile.ReadError("data behind its end")
     elif zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as whole:
@@ -145,14 +159,44 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
         )
 
 
+def _open_tar(archive: Path) -> tarfile.TarFile | None:
+    with suppress(tarfile.TarError):
+        return tarfile.open(archive, tarinfo=_Header)
+    return None
+
+
+class _Header(tarfile.TarInfo):
+    """A tar member's header, which must be whole and small.
+
+    By itself `tarfile` takes a header that is damaged, or missing where a file was cut between two members, for the end
+    of the archive; and it reads long names and pax headers into memory, however large they say that they are.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            item = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the block of zeros that ends an archive
+            raise tarfile.ReadError(f"{error} where a file or the archive's end should be") from None
+        if item.size > _MAX_HEADER and item.type in _LONG_HEADERS:
+            raise tarfile.ReadError(f"a header of {item.size} bytes")
+        return item
+
+
 def _no_plain_file(archive: Path, name: str) -> InputError:
-    return InputError(f"archive {archive} holds {name}, a link or device; it is no official archive")
+    return InputError(f"archive {archive} holds {name[:200]!r}, a link or device; it is no official archive")
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or re.search(r"\\|\0|^\w:", name):
-        raise InputError(f"archive {archive} holds {name!r}, which leads outside of it; it is no official archive")
+        raise InputError(
+            f"archive {archive} holds {name[:200]!r}, which leads outside of it; it is no official archive"
+        )
+    if len(path.parts) > MAX_DEPTH:
+        raise InputError(f"archive {archive} nests more than {MAX_DEPTH} folders; it is no official archive")
     return path
 
 

@@ -78,6 +78,9 @@ HOSTILE = {
     "pipe": member("bottle/pipe", tarfile.FIFOTYPE),
     "twice": member("bottle/train/good/000.png"),
     "file as folder": member("bottle/train/good/000.png/evil"),
+    "newline": member("bottle/a\nb", tarfile.SYMTYPE, link="/etc"),
+    "no name": member(""),
+    "deep": member("bottle/" + "d/" * 30, tarfile.DIRTYPE),
 }
 
 
@@ -139,6 +142,63 @@ def test_the_bound_holds_over_all_archives(tmp_path: Path) -> None:
     archives = [tar(tmp_path / f"{name}.tar", tmp_path / name, "w") for name in ("a", "b")]
     with pytest.raises(InputError, match=r"b\.tar unpacks to more"):
         prepare("mvtec_ad", archives, tmp_path / "root", max_bytes=1000)
+    assert not (tmp_path / "root").exists()
+
+
+def test_folders_that_nest_step_by_step_leave_nothing(tmp_path: Path) -> None:
+    """Deeper than `shutil.rmtree` could go, if they were made."""
+    path = tmp_path / "deep.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for depth in range(40, 2000, 40):
+            archive.addfile(member("/".join("d" * depth), tarfile.DIRTYPE))
+    with pytest.raises(InputError, match="nests more than"):
+        prepare("mvtec_ad", [path], tmp_path / "root")
+    assert listing(tmp_path) == ["deep.tar.gz"]
+
+
+def test_folders_count_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rdbench.datasets.archive.MAX_FILES", 10)
+    with tarfile.open(tmp_path / "many.tar", "w") as archive:
+        for number in range(11):
+            archive.addfile(member(f"bottle/{number}", tarfile.DIRTYPE))
+    with pytest.raises(InputError, match="more than 10 files"):
+        prepare("mvtec_ad", [tmp_path / "many.tar"], tmp_path / "root")
+    assert listing(tmp_path) == ["many.tar"]
+
+
+def test_a_header_that_says_it_is_huge_is_not_read(tmp_path: Path) -> None:
+    """`tarfile` alone reads it into memory whole, before the member that it belongs to is seen."""
+    trees.mvtec_ad(tmp_path / "source")
+    path = tar(tmp_path / "mvtec.tar", tmp_path / "source", "w")
+    header = member("././@PaxHeader", tarfile.XHDTYPE)
+    header.size = 8 * 2**20
+    bomb = header.tobuf(tarfile.USTAR_FORMAT) + bytes(header.size)
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    path.write_bytes(path.read_bytes()[:end] + bomb + bytes(1024))
+    with pytest.raises(InputError, match=r"mvtec\.tar is damaged \(a header of 8388608 bytes\)"):
+        prepare("mvtec_ad", [path], tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut between members", "a damaged header", "a second archive behind"])
+def test_a_plain_tar_that_is_not_whole_is_refused(tmp_path: Path, damage: str) -> None:
+    """It has no checksum of its contents, and `tarfile` takes all of these for the archive's end."""
+    trees.mvtec_ad(tmp_path / "source")
+    path = tar(tmp_path / "mvtec.tar", tmp_path / "source", "w")
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        near_the_end = archive.getmembers()[-3].offset
+    if damage == "cut between members":
+        del content[near_the_end:]
+    elif damage == "a damaged header":
+        content[near_the_end + 10] ^= 1
+    else:
+        content = content * 2
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"mvtec\.tar is damaged"):
+        prepare("mvtec_ad", [path], tmp_path / "root")
     assert not (tmp_path / "root").exists()
 
 
