@@ -38,7 +38,7 @@ app.command()(bench.bench)
 for command in (
     *(compare.compare, compare.readouts, compare.curve),
     *(sweeps.sweep, sweeps.status, sweeps.merge),
-    *(pages.leaderboard, pages.report, pages.predict, pages.submit, pages.validate),
+    *(pages.leaderboard, pages.report, pages.predict, pages.submit, pages.validate, pages.verify),
 ):
     app.command()(command)
 

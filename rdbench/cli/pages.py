@@ -1,4 +1,4 @@
-"""`rdbench leaderboard`, `report`, `submit`, `validate` and `predict`: what comes of results."""
+"""`rdbench leaderboard`, `report`, `submit`, `validate`, `verify` and `predict`: what comes of results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, MethodsDir, Runs, say, stderr
+from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, MethodsDir, Root, Runs, say, stderr
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -73,6 +73,45 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Published entries
             say(f"  {problem}")
         sound = sound and not problems
     if not sound:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def verify(
+    what: Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote, or a published entry.")],
+    cells: Annotated[int, typer.Option(min=0, help="How many cells to run once more, from the images on.")] = 3,
+    draw: Annotated[int, typer.Option(help="Which cells: the seed they are drawn by.")] = 0,
+    root: Root = None,
+    weights: Annotated[str | None, typer.Option(help="The teacher's weights, as they were given to the run.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    methods_dir: MethodsDir = None,
+) -> None:
+    """Compute all figures again from the stored predictions, and run some cells again; exit code 1 if any differ."""
+    from rdbench.benchmark.progress import Reporter
+    from rdbench.benchmark.store import open_store
+    from rdbench.report.entries import entry_sources, stored
+    from rdbench.verify import recompute, rerun
+
+    sources = entry_sources(what) if what.is_file() else stored(open_store(what, create=False))
+    if not sources:
+        raise InputError(f"no finished cell in {what}")
+    with Reporter(stderr) as reporter:
+        with reporter.step("computing again", len(sources), "cells") as step:
+            verdicts = list(recompute(sources, step.advance))
+        said = rerun(sources, cells, draw, root=root, weights=weights, device=device, methods_dir=methods_dir,
+                     reporter=reporter)  # fmt: skip
+        verdicts += said
+    for kind, what_was_done in {"recomputed": "computed again from predictions", "rerun": "run again"}.items():
+        of_kind = [verdict for verdict in verdicts if verdict.kind == kind]
+        tally = ", ".join(
+            f"{sum(v.outcome == outcome for v in of_kind)} {outcome}"
+            for outcome in ("reproduced", "differs", "not possible")
+            if any(v.outcome == outcome for v in of_kind)
+        )
+        say(f"{what_was_done}: {tally or 'none'}")
+        for verdict in of_kind:
+            if kind == "rerun" or verdict.outcome != "reproduced":
+                say(f"  {verdict.spec}: {verdict.outcome}: {verdict.words}")
+    if not all(verdict.sound for verdict in verdicts):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -121,13 +121,17 @@ def published(directory: Path | None = None) -> list[Source]:
     if directory is not None and not directory.is_dir():
         raise InputError(f"no published entries at {directory}: no such directory")
     root = directory or leaderboard_directory("results")
+    return [source for path in sorted(root.glob("*/*.json")) for source in entry_sources(path)]
+
+
+def entry_sources(path: Path) -> list[Source]:
+    """The cells of the entry at `.../<dataset>/<method>.json`. Raises InputError if it is not valid."""
+    entry = read_entry(path)
     sources = []
-    for path in sorted(root.glob("*/*.json")):
-        entry = read_entry(path)
-        for cell in entry.cells:
-            held = cell.predictions_sha256 in entry.predictions
-            predictions = partial(entry_predictions, entry, cell, path) if held else None
-            sources.append(Source(cell, path.relative_to(root).as_posix(), predictions))
+    for cell in entry.cells:
+        held = cell.predictions_sha256 in entry.predictions
+        predictions = partial(entry_predictions, entry, cell, path) if held else None
+        sources.append(Source(cell, f"{path.parent.name}/{path.name}", predictions))
     return sources
 
 

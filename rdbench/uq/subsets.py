@@ -26,5 +26,5 @@ class Subset:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All images in order, at most `size` at a time."""
-        for chosen in self._indices.split(size):
+        for chosen in self._indices.split(size):  # type: ignore[no-untyped-call]
             yield self._images.batch(chosen)

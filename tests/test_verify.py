@@ -1,0 +1,136 @@
+"""`rdbench verify`: what is as it was is said to be so, and whatever was changed shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdbench.benchmark.results import Predictions
+from rdbench.benchmark.store import PREDICTIONS, RESULT, open_store, sha256
+from tests.command import QUICK, Command, Done
+from tests.datasets import trees
+
+RUN = ("--method", "deterministic,tta", "--shift", "exposure:2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    trees.mvtec_ad2(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("whole") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        from tests.command import start
+
+        patch.setenv("RDBENCH_CACHE", str(runs.parent / "cache"))
+        process = start("run", *RUN, "--dataset", "mvtec_ad2", "--root", root, *QUICK, "--out", runs)
+        assert process.wait(300) == 0
+    return runs
+
+
+@pytest.fixture
+def runs(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def cell_of(runs: Path, method: str) -> Path:
+    [path] = [path for path, result in open_store(runs, create=False).results() if result.spec.method == method]
+    return path
+
+
+def lines(done: Done) -> list[str]:
+    return [line.strip() for line in done.out.splitlines()]
+
+
+def test_an_untouched_run_is_reproduced_bit_for_bit(rdbench: Command, runs: Path, root: Path) -> None:
+    done = rdbench("verify", runs, "--cells", 2, "--root", root)
+    assert done.code == 0
+    assert "computed again from predictions: 2 reproduced" in lines(done)
+    assert "run again: 2 reproduced" in lines(done)
+    assert sum("bit for bit" in line for line in lines(done)) == 2
+
+
+def test_an_entry_is_verified_as_a_run_is(rdbench: Command, runs: Path, root: Path, tmp_path: Path) -> None:
+    assert rdbench("submit", runs, "--out", tmp_path / "entries").code == 0
+    entry = tmp_path / "entries" / "mvtec_ad2" / "tta.json"
+    done = rdbench("verify", entry, "--cells", 1, "--root", root)
+    assert done.code == 0
+    assert "run again: 1 reproduced" in lines(done)
+    without_data = rdbench("verify", entry, "--cells", 1)
+    assert without_data.code == 0
+    assert "run again: 1 not possible" in lines(without_data)
+    assert "no folder given for mvtec_ad2" in without_data.out
+
+
+def test_a_figure_that_was_changed_shows(rdbench: Command, runs: Path) -> None:
+    path = cell_of(runs, "tta") / RESULT
+    content = json.loads(path.read_text())
+    content["image"]["clean"]["augrc"]["value"] /= 2
+    path.write_text(json.dumps(content))
+    done = rdbench("verify", runs, "--cells", 0)
+    assert done.code == 1
+    assert "computed again from predictions: 1 reproduced, 1 differs" in lines(done)
+    assert any("clean, augrc" in line and "but the predictions give" in line for line in lines(done))
+
+
+def changed_predictions(cell: Path) -> None:
+    """Better scores for the anomalous images, and everything that follows from them made to agree."""
+    from rdbench.benchmark.evaluate import evaluate_predictions
+
+    predictions = Predictions.load(cell / PREDICTIONS)
+    predictions.scores[:, predictions.labels == 1] += np.float32(1)
+    predictions.save(cell / PREDICTIONS)
+    content = json.loads((cell / RESULT).read_text())
+    threshold, image = evaluate_predictions(predictions, 0.1)
+    content["predictions_sha256"] = sha256(cell / PREDICTIONS)
+    content["threshold"] = threshold.model_dump(mode="json")
+    content["image"] = {
+        condition: {name: figure.model_dump(mode="json") for name, figure in figures.items()}
+        for condition, figures in image.items()
+    }
+    (cell / RESULT).write_text(json.dumps(content))
+
+
+def test_predictions_that_were_changed_with_all_figures_show_when_run_again(
+    rdbench: Command, runs: Path, root: Path
+) -> None:
+    changed_predictions(cell_of(runs, "tta"))
+    done = rdbench("verify", runs, "--cells", 2, "--root", root)
+    assert done.code == 1
+    assert "computed again from predictions: 2 reproduced" in lines(done)
+    assert "run again: 1 reproduced, 1 differs" in lines(done)
+
+
+def test_predictions_without_their_hash_show(rdbench: Command, runs: Path) -> None:
+    path = cell_of(runs, "deterministic") / PREDICTIONS
+    path.write_bytes(path.read_bytes()[:-20])
+    done = rdbench("verify", runs, "--cells", 0)
+    assert done.code == 1
+    assert "is not what the result was computed from" in done.out
+
+
+def test_other_images_or_another_method_file_are_not_run_again(
+    rdbench: Command, runs: Path, root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root, tmp_path / "other")
+    image = next((tmp_path / "other").rglob("train/good/*.png"))
+    shutil.copy(next((tmp_path / "other").rglob("test_public/bad/*.png")), image)
+    done = rdbench("verify", runs, "--cells", 1, "--root", tmp_path / "other")
+    assert done.code == 0
+    assert "the images are others: fingerprint is" in done.out
+    path = cell_of(runs, "tta") / RESULT
+    content = json.loads(path.read_text())
+    content["spec"]["method_sha256"] = "0" * 64
+    path.write_text(json.dumps(content))
+    shutil.rmtree(cell_of(runs, "deterministic"))
+    done = rdbench("verify", runs, "--cells", 1, "--root", root)
+    assert "is not the file that it was run with (SHA-256 000000000000)" in done.out
