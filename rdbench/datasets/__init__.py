@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from os.path import exists, isdir  # pathlib's raise where a folder may not be entered
 from pathlib import Path
 
 from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.catalogue import DATASETS, DatasetInfo
-from rdbench.datasets.scan import LAYOUTS, Layout, Scan, subfolders
+from rdbench.datasets.scan import LAYOUTS, UNSAYABLE, Layout, Scan, subfolders
 from rdbench.errors import InputError, unknown
 
 __all__ = [
@@ -111,6 +112,8 @@ def scan_category(dataset: str, category: str, root: Path | None) -> tuple[Path,
         if category in _info(dataset).categories:
             raise InputError(f"category {category} of {dataset} is not in {home}; found there: {', '.join(found)}")
         raise unknown(f"category of {dataset}", category, found)
+    if UNSAYABLE.search(category):
+        raise InputError(f"category {category!r} in {home} has a control character or no UTF-8 in its name; rename it")
     return home, found[category].scan(home, category)
 
 
@@ -121,12 +124,12 @@ def locate(dataset: str, root: Path | None) -> tuple[Path, dict[str, Layout]]:
     if given is None:
         where = f"; get it from {info.url}" if info.url else ""
         raise InputError(f"no folder given for {dataset}: use --root or the environment variable RDBENCH_DATA{where}")
-    if not given.is_dir():
-        what = "is not a folder" if given.exists() else "does not exist"
+    if not isdir(given):
+        what = "is not a folder" if exists(given) else "does not exist, or may not be entered"
         raise InputError(f"root {given} {what}; give the folder that holds the categories of {dataset}")
     layouts = _layouts(dataset)
     for home in (given / dataset, given):
-        if home.is_dir() and (found := _find(home, layouts)):
+        if isdir(home) and (found := _find(home, layouts)):
             return home, found
     raise InputError(f"root {given} holds no category of dataset {dataset}; {_hint(given, dataset, layouts)}")
 

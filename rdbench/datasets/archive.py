@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from os.path import exists, isdir, isfile  # pathlib's raise where a folder may not be entered
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO, Self
@@ -71,9 +72,9 @@ def prepare(
     if dataset not in LAYOUTS:
         raise unknown("dataset with archives", dataset, LAYOUTS)
     for archive in archives:
-        if not archive.is_file():
+        if not isfile(archive):
             raise InputError(f"archive {archive} does not exist; get it from {DATASETS[dataset].url}")
-    created = [folder for folder in (root, *root.parents) if not folder.exists()]
+    created = [folder for folder in (root, *root.parents) if not exists(folder)]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=root, prefix=".unpacking-") as staging:
@@ -85,7 +86,7 @@ def prepare(
         raise InputError(f"cannot unpack into {root}: {error.strerror or error}; nothing was changed") from None
     finally:
         for folder in created:
-            if folder.is_dir() and not any(folder.iterdir()):
+            if isdir(folder) and not any(folder.iterdir()):
                 folder.rmdir()
 
 

@@ -19,9 +19,9 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 def read_image(record: ImageRecord) -> ImageArray:
     """The record's image, (H, W, 3) uint8 RGB.
 
-    Grey becomes three equal channels, palette indices their colours, 16-bit values are scaled by 255 / 65535, and a
-    transparency channel is dropped, as Pillow's (and so RD4AD's) `convert("RGB")` does. Raises InputError that names
-    the file if it cannot be read to its end.
+    Grey becomes three equal channels, palette indices their colours, 16-bit grey is scaled by 255 / 65535 (16-bit
+    colour Pillow cuts to its upper bytes), and a transparency channel is dropped, as Pillow's (and so RD4AD's)
+    `convert("RGB")` does. Raises InputError that names the file if it cannot be read to its end.
     """
     return _rgb(_decode(_path(record)), _path(record))
 

@@ -14,7 +14,7 @@ from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.decode import cores
 from rdbench.datasets.files import read_image, read_mask_file
 from rdbench.datasets.fingerprint import fingerprint
-from rdbench.datasets.scan import Fault, Scan, is_image
+from rdbench.datasets.scan import Fault, Scan, is_image, shown
 from rdbench.errors import InputError
 
 _JUNK = {"thumbs.db", ".ds_store", "desktop.ini"}
@@ -32,7 +32,7 @@ class CategoryCheck:
     official: dict[str, int]
     """Split -> the official number; empty for a category that is not official."""
     fingerprint: str
-    """As it stands in results; empty if a file is missing."""
+    """As it stands in results; empty if a file is missing or may not be read."""
     faults: tuple[Fault, ...]
 
 
@@ -103,9 +103,11 @@ def _check(
                     on_file(done, len(images))
         finally:
             pool.shutdown(cancel_futures=True)
-    files = fingerprinted_files(scan)
-    whole = all(path.is_file() for path in files)
-    return CategoryCheck(name, counts, official, fingerprint(home, files) if whole else "", tuple(faults))
+    try:
+        digest = fingerprint(home, fingerprinted_files(scan))
+    except InputError:  # a file that is missing or may not be read is among the faults by now
+        digest = ""
+    return CategoryCheck(name, counts, official, digest, tuple(faults))
 
 
 def _examine(record: ImageRecord) -> tuple[str, list[Fault]]:
@@ -158,4 +160,6 @@ def _extra(scan: Scan) -> Iterator[Fault]:
             companion = path.suffix.lower() in _COMPANIONS
             if path not in used and not ignored and not companion:
                 what = "image" if is_image(path) else "file"
-                yield Fault("extra", path, f"{what} {path} belongs to no split of this layout; move it elsewhere")
+                yield Fault(
+                    "extra", path, f"{what} {shown(path)} belongs to no split of this layout; move it elsewhere"
+                )

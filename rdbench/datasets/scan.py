@@ -9,13 +9,15 @@ import csv
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from os.path import isdir, isfile  # pathlib's raise where a folder may not be entered
+from os.path import isdir, isfile, islink  # pathlib's raise where a folder may not be entered
 from pathlib import Path, PurePosixPath
 
 from rdbench.datasets.base import ImageRecord
 from rdbench.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+UNSAYABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line ends and what is no UTF-8: such a name fits into no message, key or fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,16 @@ class Layout:
 
 def is_image(path: Path) -> bool:
     """True for a file whose name says it is an image (not Thumbs.db, .DS_Store, ._000.png, readme.txt, ...)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and isfile(path)
+    return _named_image(path) and isfile(path)
+
+
+def shown(path: Path) -> str:
+    """The path as a message may hold it: on one line, and printable wherever."""
+    return repr(str(path)) if UNSAYABLE.search(str(path)) else str(path)
+
+
+def _named_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -76,8 +87,12 @@ def _images(scan: Scan, relative: str) -> dict[str, Path]:
     folder = scan.folder / relative
     for path in _entries(folder) if isdir(folder) else ():
         if not is_image(path):
+            if _named_image(path) and islink(path) and not isdir(path):
+                scan.fault("missing", path, f"{path} is a link to a file that is not there; restore the file")
             continue
-        if path.stem in found:
+        if UNSAYABLE.search(path.name):
+            scan.fault("name", path, f"{shown(path)} has a control character or no UTF-8 in its name; rename it")
+        elif path.stem in found:
             message = f"{found[path.stem]} and {path.name} beside it have one name; keep one of them"
             scan.fault("duplicate", path, message)
         else:
@@ -139,6 +154,10 @@ def _scan_mvtec_ad(root: Path, category: str) -> Scan:
         for path in subfolders(scan.folder / part)
     }
     for defect in sorted(folders):
+        if UNSAYABLE.search(defect):
+            path = scan.folder / "test" / defect
+            scan.fault("name", path, f"{shown(path)} has a control character or no UTF-8 in its name; rename it")
+            continue
         images = _images(scan, f"test/{defect}")
         masks = {} if defect == "good" else _paired(scan, images, f"ground_truth/{defect}")
         test += [
@@ -232,7 +251,9 @@ def _scan_visa(root: Path, category: str) -> Scan:
         if row.get("object") != category:
             continue
         split, label, image, mask = (row.get(name) or "" for name in ("split", "label", "image", "mask"))
-        inside = all(".." not in name and not PurePosixPath(name).is_absolute() for name in (image, mask))
+        inside = not any(
+            ".." in name or PurePosixPath(name).is_absolute() or UNSAYABLE.search(name) for name in (image, mask)
+        )
         if split not in splits or label not in ("normal", "anomaly") or not image or not inside:
             scan.fault("name", root / VISA_TABLE, f"{root / VISA_TABLE} has a row that is not of VisA's form: {row}")
             continue

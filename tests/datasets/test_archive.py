@@ -245,10 +245,13 @@ def test_what_is_no_archive_of_the_dataset(tmp_path: Path) -> None:
     for path, expected in (
         (tmp_path / "text.zip", "is no tar"),
         (tmp_path / "gone.zip", "does not exist"),
+        (tmp_path / ("x" * 300), "does not exist"),
         (archive, "no category of mvtec_ad"),
     ):
         with pytest.raises(InputError, match=expected):
             prepare("mvtec_ad", [path], tmp_path / "root")
     assert not (tmp_path / "root").exists()
+    with pytest.raises(InputError, match="cannot unpack into"):
+        prepare("mvtec_ad", [archive], tmp_path / ("x" * 300))
     with pytest.raises(InputError, match="unknown dataset"):
         prepare("toy", [archive], tmp_path / "root")

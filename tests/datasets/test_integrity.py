@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,10 @@ FAULTS: list[tuple[Damage, str, str]] = [
     (lambda f: grey_copy(f / "train/good/004.png", f / "test/good/800.tif"), "leak", "test/good/800.tif"),
     (lambda f: trees.draw(f / "train/good/004.bmp"), "duplicate", "train/good/004.png"),
     (lambda f: shutil.rmtree(f / "train"), "layout", "train/good"),
+    (lambda f: trees.draw(f / "train/good/a\nb.png"), "name", "train/good/a\nb.png"),
+    (lambda f: os.symlink("gone.png", f / "test/good/link.png"), "missing", "test/good/link.png"),
+    (lambda f: os.symlink("link.png", f / "test/good/link.png"), "missing", "test/good/link.png"),
+    (lambda f: os.symlink("../../train/good/000.png", f / "test/good/link.png"), "leak", "test/good/link.png"),
 ]  # fmt: skip
 
 
@@ -63,7 +68,48 @@ def test_each_fault_is_found_with_its_path(tmp_path: Path, damage: Damage, kind:
     (fault,) = verify("mvtec_ad", tmp_path)[0].faults
     assert (fault.kind, fault.path) == (kind, folder / path)
     assert str(folder) in fault.message
+    fault.message.encode()
     assert "\n" not in fault.message
+
+
+def test_names_that_are_no_utf8_are_named(tmp_path: Path) -> None:
+    folder = trees.mvtec_ad(tmp_path, "mine")
+    source = trees.draw(tmp_path / "image.png")
+    try:
+        for place in ("train/good", "test/good", "elsewhere"):
+            (folder / place).mkdir(exist_ok=True)
+            shutil.copy(source, os.fsencode(folder / place) + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names only")
+    faults = verify("mvtec_ad", tmp_path)[0].faults
+    assert [fault.kind for fault in faults] == ["name", "name", "extra"]
+    for fault in faults:
+        assert "\\udcff.png" in fault.message
+        fault.message.encode()
+    with pytest.raises(InputError, match="no UTF-8 in its name"):
+        load_category("mvtec_ad", "mine", tmp_path, seed=0)
+
+
+def test_folders_with_unprintable_names_are_named(tmp_path: Path) -> None:
+    folder = trees.mvtec_ad(tmp_path, "mine")
+    (folder / "test/crack").rename(folder / "test/cr\nack")
+    faults = verify("mvtec_ad", tmp_path)[0].faults
+    assert "name" in {fault.kind for fault in faults}
+    assert not any("\n" in fault.message for fault in faults)
+    folder.rename(tmp_path / "mi\nne")
+    with pytest.raises(InputError, match="control character"):
+        load_category("mvtec_ad", "mi\nne", tmp_path, seed=0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
+def test_a_file_that_may_not_be_read_does_not_hide_the_other_faults(tmp_path: Path) -> None:
+    folder = trees.mvtec_ad(tmp_path, "mine")
+    (folder / "test/good/000.png").chmod(0)
+    (folder / DENT).chmod(0)
+    (folder / "train/good/003.png").write_bytes(b"")
+    (check,) = verify("mvtec_ad", tmp_path)
+    assert [fault.kind for fault in check.faults] == ["unreadable"] * 3
+    assert check.fingerprint == ""
 
 
 def test_all_faults_at_once_and_the_counts(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_a_damaged_mvtec_ad2_tree_gets_one_clear_line(tmp_path: Path, damage: Da
         ("candle,test,anomaly,candle/Data/Images/Normal/0000.JPG,", "names no mask"),
         ("candle,test,odd,candle/Data/Images/Normal/0000.JPG,", "not of VisA's form"),
         ("candle,train,normal,../secret.JPG,", "not of VisA's form"),
+        ('candle,train,normal,"candle/a\nb.JPG",', "not of VisA's form"),
         ("candle,train,normal,candle/Data/Images/Normal/0000.JPG,", "twice"),
     ],
 )
@@ -200,6 +201,7 @@ def test_wrong_roots_say_which_was_meant(tmp_path: Path) -> None:
     wrong: list[tuple[Path | None, str]] = [
         (None, "RDBENCH_DATA"),
         (tmp_path / "nowhere", "does not exist"),
+        (tmp_path / ("x" * 300), "does not exist"),  # here pathlib raises, as where a folder may not be entered
         (tmp_path / "file", "is not a folder"),
         (tmp_path / "deep", f"use --root {tmp_path}/deep/data"),
         (tmp_path / "deep/data/bottle", f"use --root {tmp_path}/deep/data --category bottle"),
