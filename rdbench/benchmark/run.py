@@ -132,11 +132,13 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
 
     with (
         store.lock(f"{RUN}{platform.node()}-{os.getpid()}") as tell,
+        reporter.step("cells", plan.waiting, "cells") as step,
         closing(engine.run(announced(), run_task, reporter)) as ended,
     ):
         tell(progress_words(outcome.reused, 0, cells))
         for task, came in ended:
             _note(outcome, task, came)
+            step.advance(len(task.specs))
             tell(progress_words(len(outcome.finished), len(outcome.failures), cells))
     return outcome
 

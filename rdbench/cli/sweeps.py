@@ -23,7 +23,7 @@ CellTimeout = Annotated[
     typer.Option(help="Give a cell up after so many seconds in its method's own code.", rich_help_panel=ENGINE),
 ]
 ShardText = Annotated[
-    str | None, typer.Option("--shard", help="I/N: every N-th part of the groups.", rich_help_panel=ENGINE)
+    str | None, typer.Option("--shard", help="I/N: this part of the groups; N are all.", rich_help_panel=ENGINE)
 ]
 EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a cluster.", rich_help_panel=ENGINE)]
 Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: auto or HOST:PORT.", rich_help_panel=ENGINE)]

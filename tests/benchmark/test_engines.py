@@ -120,6 +120,21 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     assert not running(int(child))
 
 
+def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(tmp_path: Path) -> None:
+    run = start(*TOY, "-m", "deterministic", "--epochs", "1000", "--workers", "2", "--out", tmp_path / "runs")
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "fitting" in line:
+            break
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "the same command goes on" in errors
+    assert children
+    assert not any(running(int(child)) for child in children)
+
+
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
