@@ -17,7 +17,7 @@ from rich.text import Text
 from scipy.stats import quantile_test
 
 from rdbench.errors import InputError, unknown
-from rdbench.metrics.statistics import LEVEL, differences, paired_tests
+from rdbench.metrics.statistics import LEVEL, differences, holm, paired_test
 from rdbench.report.columns import DASH, describe, title, written
 from rdbench.report.entries import Source
 from rdbench.report.rankings import FloatArray, Ranking, make_rankings, with_mean_shifts
@@ -192,44 +192,45 @@ def _compare(
     metric: str,
     condition: str,
 ) -> Iterator[Comparison]:
-    def figures(method: str, units: Sequence[Unit]) -> tuple[FloatArray, list[str]]:
-        values, reasons = [], []
-        for unit in units:
-            r, place = cells[method][unit]
-            ranking = rankings[r]
-            if metric not in ranking.metrics or condition not in ranking.conditions:
-                values.append(math.nan)
-                continue
-            at = (*place, ranking.conditions.index(condition), ranking.metrics.index(metric))
-            values.append(float(ranking.value[at]))
-            reasons.append(ranking.notes.get(at, ""))
-        return np.array(values), list(filter(None, reasons))
+    why: list[str] = []
 
-    units = sorted(cells[reference])
-    first, why = figures(reference, units)
-    aligned = {}
-    for other in others:
-        common = [unit for unit in units if unit in cells[other]]
-        second, why_other = figures(other, common)
-        aligned[other] = np.full(len(units), math.nan)
-        aligned[other][[units.index(unit) for unit in common]] = second
-        why += why_other
-    sign = _sign(metric)
-    tests = paired_tests(sign * first, {other: sign * second for other, second in aligned.items()})
-    for other, second in aligned.items():
-        there, test = ~np.isnan(first - second), tests[other]
+    def figures(method: str, unit: Unit) -> FloatArray:
+        """Under the condition, or under each that it is a mean over."""
+        r, place = cells[method][unit]
+        ranking = rankings[r]
+        if metric not in ranking.metrics or condition not in ranking.conditions:
+            return np.full(1, math.nan)
+        k, f = ranking.conditions.index(condition), ranking.metrics.index(metric)
+        if note := ranking.notes.get((*place, k, f)):
+            why.append(note)
+        return ranking.value[(*place, list(ranking.pooled.get(k, (k,))), f)]
+
+    def pair(unit: Unit, other: str) -> tuple[float, float]:
+        """Means over the conditions in which both have the figure."""
+        one, two = figures(reference, unit), figures(other, unit)
+        both = ~np.isnan(one - two)
+        return (float(one[both].mean()), float(two[both].mean())) if both.any() else (math.nan, math.nan)
+
+    sign, tests = _sign(metric), {}
+    pairs = {other: {u: pair(u, other) for u in sorted(cells[reference]) if u in cells[other]} for other in others}
+    for other, found in pairs.items():
+        first, second = np.array(list(found.values())).T
+        tests[other] = first, second, paired_test(sign * first, sign * second)
+    adjusted = holm([test.p_value for _, _, test in tests.values()]).tolist()
+    for (other, (first, second, test)), p_holm in zip(tests.items(), adjusted, strict=True):
+        there = ~np.isnan(first - second)
         gap = sign * differences(first, second)[there]
         low, high = median_interval(gap)
         yield Comparison(
             condition, metric, reference, other,
-            units=tuple(unit for unit, ok in zip(units, there.tolist(), strict=True) if ok),
+            units=tuple(unit for unit, ok in zip(pairs[other], there.tolist(), strict=True) if ok),
             differences=gap,
-            left_out=sum(unit in cells[other] for unit in units) - len(gap),
+            left_out=test.left_out,
             reason=why[0] if len(set(why)) == 1 else "",
             mean_reference=float(first[there].mean()) if len(gap) else math.nan,
             mean_other=float(second[there].mean()) if len(gap) else math.nan,
             median=float(np.median(gap)) if len(gap) else math.nan,
-            low=low, high=high, effect=test.effect, p_value=test.p_value, p_holm=test.p_holm,
+            low=low, high=high, effect=test.effect, p_value=test.p_value, p_holm=p_holm,
         )  # fmt: skip
 
 
@@ -250,7 +251,8 @@ def _table(comparisons: Sequence[Comparison]) -> Table:
         caption=escape(
             f"Over pairs (dataset, category, seed). Advantage: median of the differences, above 0 where "
             f"{first.reference} is better, and its 95 % interval. Effect: matched-pairs rank-biserial correlation. "
-            f"p: Wilcoxon's signed rank, Holm's correction over the methods compared, not over metrics."
+            f"p: Wilcoxon's signed rank, Holm's correction over the methods compared, not over metrics. Seeds of one "
+            f"category share its test images: p is about these images, not about others."
         ),
         caption_justify="left", caption_style="dim",
     )  # fmt: skip

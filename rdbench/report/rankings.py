@@ -24,6 +24,7 @@ REFERENCE = "deterministic"
 NO_REFERENCE = f"no {REFERENCE} on the same machine"
 LARGEST = 1e12
 """No figure of any metric is larger; entries are foreign and may say anything."""
+NOT_EVERY_SHIFT = "not measured under every shift of the mean"
 MEAN = "mean"
 ALL_SHIFTS = f"shifts:{MEAN}"
 Place = tuple[int, int, int, int, int]
@@ -247,8 +248,9 @@ def _usable(numbers: list[float | None]) -> FloatArray:
 def with_mean_shifts(ranking: Ranking) -> Ranking:
     """The ranking with further conditions: the mean over the severities of each shift, and over all shifts.
 
-    The means are made cell by cell. A cell's interval is the mean of its intervals: its conditions show one set of
-    parts, so their chances do not average out.
+    The means are made cell by cell, over the conditions in which the cell has the figure; a cell that was not measured
+    under each of them has none, for a mean over milder shifts is no match. A cell's interval is the mean of its
+    intervals: its conditions show one set of parts, so their chances do not average out.
     """
     shifts = {k: name.partition(":")[0] for k, name in enumerate(ranking.conditions) if ":" in name}
     groups = {
@@ -256,18 +258,33 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
     }
     groups[ALL_SHIFTS] = tuple(shifts)
     groups = {name: members for name, members in groups.items() if len(members) > 1}
-    value, low, high = (
-        np.concatenate([array, *(nan_mean(array[:, :, :, list(m)], 3)[:, :, :, None] for m in groups.values())], axis=3)
-        for array in (ranking.value, ranking.low, ranking.high)
-    )
+    measured = _measured(ranking.value)
+
+    def with_means(array: FloatArray) -> FloatArray:
+        means = [
+            np.where(measured[..., list(m)].all(axis=3)[..., None], nan_mean(array[:, :, :, list(m)], 3), np.nan)
+            for m in groups.values()
+        ]
+        return np.stack([*np.moveaxis(array, 3, 0), *means], axis=3)
+
+    value, low, high = map(with_means, (ranking.value, ranking.low, ranking.high))
     pooled = dict(enumerate(groups.values(), start=len(ranking.conditions)))
     notes = dict(ranking.notes)
+    for place in ranking.cells:
+        for index, members in pooled.items():
+            if not measured[place][list(members)].all():
+                notes |= {(*place, index, f): NOT_EVERY_SHIFT for f in range(len(ranking.metrics))}
     for (m, c, s, k, f), note in ranking.notes.items():
         for index, members in pooled.items():
             if k in members and np.isnan(value[m, c, s, index, f]):
-                notes[m, c, s, index, f] = note
+                notes.setdefault((m, c, s, index, f), note)
     conditions = (*ranking.conditions, *groups)
     return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
+
+
+def _measured(value: FloatArray) -> NDArray[np.bool_]:
+    """(M, C, S, K) whether there is a cell that was measured under the condition, of values (M, C, S, K, F)."""
+    return np.asarray((~np.isnan(value)).any(axis=4))
 
 
 def _derive(value: FloatArray, metric_at: dict[str, int], conditions: Sequence[str]) -> None:
@@ -278,7 +295,9 @@ def _derive(value: FloatArray, metric_at: dict[str, int], conditions: Sequence[s
         return value[..., metric_at[name]] if name in metric_at else missing
 
     shifts = [":" in name for name in conditions]
-    value[..., metric_at["image_auroc_shifted"]] = nan_mean(figure("image_auroc")[..., shifts], 3)[..., None]
+    every = _measured(value)[..., shifts].all(axis=3)
+    shifted = np.where(every, nan_mean(figure("image_auroc")[..., shifts], 3), np.nan)
+    value[..., metric_at["image_auroc_shifted"]] = shifted[..., None]
     value[..., metric_at["augrc_saved"]] = figure("augrc_margin") - figure("augrc")
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import binom, wilcoxon
 
+from rdbench.benchmark.results import Figure
 from rdbench.errors import InputError
 from rdbench.metrics.catalog import METRICS as CATALOGUE
 from rdbench.metrics.statistics import holm
@@ -164,6 +165,21 @@ def test_means_over_shifts_are_a_condition_of_their_own():
     }
     for (_, category, seed), difference in zip(found.units, found.differences, strict=True):
         assert difference == pytest.approx(value["b", category, seed] - value["a", category, seed])
+
+
+def test_means_over_shifts_are_over_those_in_which_both_have_the_figure():
+    """A method without a failure under the mild shift is not compared by its severe one with both of the other."""
+    conditions = ("clean", "noise:1", "noise:3")
+
+    def source(method, mild, severe):
+        cell = make_cell(method, conditions=conditions)
+        image = {name: dict(figures) for name, figures in cell.image.items()}
+        image["noise:1"]["augrc"], image["noise:3"]["augrc"] = Figure(value=mild), Figure(value=severe)
+        return Source(cell.model_copy(update={"image": image}), "x")
+
+    found = only([source("a", None, 0.2), source("b", 0.1, 0.2)], "a", "b", conditions=["noise:mean"])
+    assert found.won_tied_lost == (0, 1, 0)
+    assert (found.mean_reference, found.mean_other) == (0.2, 0.2)
 
 
 @pytest.mark.parametrize(

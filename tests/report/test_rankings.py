@@ -169,6 +169,19 @@ def test_means_over_severities_and_over_all_shifts_are_made_cell_by_cell(make_ce
     assert mean_of(pooled, "image_ap", condition=at + 1)[0] == pytest.approx(expected)
 
 
+def test_a_mean_over_shifts_needs_every_shift(make_cell):
+    names = ("clean", "noise:1", "noise:3")
+    [ranking] = make_rankings([make_cell("all", conditions=names), make_cell("mild", conditions=names[:2])])
+    pooled = with_mean_shifts(ranking)
+    at, metric = pooled.conditions.index("noise:mean"), pooled.metrics.index("image_ap")
+    assert np.isfinite(pooled.value[0, 0, 0, at, metric])
+    assert np.isnan(pooled.value[1, 0, 0, at]).all()
+    assert pooled.why_undefined(1, at, metric) == "not measured under every shift of the mean"
+    shifted = pooled.metrics.index("image_auroc_shifted")
+    assert np.isfinite(pooled.value[0, 0, 0, 0, shifted])
+    assert np.isnan(pooled.value[1, 0, 0, 0, shifted])
+
+
 def test_pooled_shifts_without_failures_say_why_they_are_undefined(make_cell):
     [ranking] = make_rankings([make_cell(conditions=("clean", "noise:1", "noise:3"), failures=0)])
     pooled = with_mean_shifts(ranking)
