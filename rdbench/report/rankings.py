@@ -262,7 +262,9 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
 
     def with_means(array: FloatArray) -> FloatArray:
         means = [
-            np.where(measured[..., list(m)].all(axis=3)[..., None], nan_mean(array[:, :, :, list(m)], 3), np.nan)
+            np.where(
+                np.all(measured[..., list(m)], axis=3, keepdims=True), nan_mean(array[:, :, :, list(m)], 3), np.nan
+            )
             for m in groups.values()
         ]
         return np.stack([*np.moveaxis(array, 3, 0), *means], axis=3)
