@@ -45,6 +45,7 @@ class RunSettings:
     out: Path
     keep_models: bool
     gallery: bool
+    keep_memory: bool = True
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -74,6 +75,7 @@ def make_settings(
     methods_dir: Path | None,
     keep_models: bool,
     gallery: bool = True,
+    keep_memory: bool = True,
 ) -> RunSettings:
     """Check what the command line was given. Raises InputError at the first thing that cannot be used."""
     known = find_methods(methods_dir)
@@ -119,6 +121,7 @@ def make_settings(
         out=out,
         keep_models=keep_models,
         gallery=gallery,
+        keep_memory=keep_memory,
     )
 
 

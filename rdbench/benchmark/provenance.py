@@ -16,8 +16,8 @@ from rdbench.benchmark.results import Provenance
 PACKAGES = ("torch", "torchvision", "torch-uncertainty", "numpy", "scipy", "scikit-learn", "pillow")
 
 
-def provenance(device: torch.device) -> Provenance:
-    """The provenance of results made now, in this process, on `device`."""
+def provenance(device: torch.device, kept_memory: bool) -> Provenance:
+    """The provenance of results made now, in this process, on `device`; `kept_memory`: see :class:`Provenance`."""
     commit, dirty = _git_state(Path(__file__).resolve().parents[2])
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,6 +28,7 @@ def provenance(device: torch.device) -> Provenance:
         device=_device_name(device),
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         threads=torch.get_num_threads(),
+        kept_memory=kept_memory,
     )
 
 

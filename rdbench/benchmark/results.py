@@ -124,6 +124,8 @@ class Provenance(Record):
     device: str
     platform: str
     threads: int
+    kept_memory: bool | None = None
+    """Whether freed memory was kept (`--keep-memory`) and the C library could; None in results from before this."""
 
 
 class CellResult(Record):

@@ -22,7 +22,6 @@ from rdbench.benchmark.store import Store, open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
 from rdbench.rd.precision import Precision
-from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
 
@@ -85,7 +84,6 @@ def make_plan(
     Raises:
         InputError: something in the lines cannot be used.
     """
-    keep_freed_memory()
     store = open_store(lines[0].out, create=True) if create else Store(lines[0].out)
     _try_methods(lines, reporter)
     planner = _Planner(engine, reporter)

@@ -53,7 +53,7 @@ Entry = dict[str, _Value]
 """The keys of a run; an option `p` is under "options.p"."""
 
 
-def read_sweep(path: Path, *, out: Path, device: str) -> list[RunSettings]:
+def read_sweep(path: Path, *, out: Path, device: str, keep_memory: bool = True) -> list[RunSettings]:
     """The runs of a sweep file. Raises InputError that names the file and the line."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -63,10 +63,14 @@ def read_sweep(path: Path, *, out: Path, device: str) -> list[RunSettings]:
         raise InputError(f"cannot read the sweep {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is no text in UTF-8") from None
-    return [settings for entry, line in _entries(path, text) for settings in _settings(path, entry, line, out, device)]
+    return [
+        settings
+        for entry, line in _entries(path, text)
+        for settings in _settings(path, entry, line, out, device, keep_memory)
+    ]
 
 
-def _settings(path: Path, entry: Entry, line: int, out: Path, device: str) -> Iterator[RunSettings]:
+def _settings(path: Path, entry: Entry, line: int, out: Path, device: str, keep_memory: bool) -> Iterator[RunSettings]:
     """One for each data set and backbone of a run."""
     texts = {key: str(each.values[0]) for key, each in entry.items() if key in TEXTS}
     numbers: dict[str, Any] = {key: each.values[0] for key, each in entry.items() if key in NUMBERS}
@@ -99,6 +103,7 @@ def _settings(path: Path, entry: Entry, line: int, out: Path, device: str) -> It
                 methods_dir=Path(texts["methods_dir"]) if "methods_dir" in texts else None,
                 keep_models=numbers.get("keep_models", False),
                 gallery=numbers.get("gallery", True),
+                keep_memory=keep_memory,
             )
         except InputError as error:
             raise InputError(f"{path}, line {_line_of(str(error), entry, line)}: {error}") from None

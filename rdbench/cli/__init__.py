@@ -81,6 +81,7 @@ def run(
     cpus: sweeps.Cpus = 1,
     gpus: sweeps.Gpus = None,
     sync_data: sweeps.SyncData = False,
+    keep_memory: sweeps.KeepMemory = True,
 ) -> None:
     """Run methods on a data set and store every cell's predictions and figures."""
     from rdbench.benchmark.plan import make_settings
@@ -106,6 +107,7 @@ def run(
         methods_dir=methods_dir,
         keep_models=keep_models,
         gallery=gallery,
+        keep_memory=keep_memory,
     )
     sweeps.run_lines(
         [settings],

@@ -32,6 +32,10 @@ Gpus = Annotated[float | None, typer.Option(help="GPUs per group on Ray, 0.5 for
 SyncData = Annotated[
     bool, typer.Option("--sync-data", help="Send images to Ray's nodes, once each.", rich_help_panel=ENGINE)
 ]
+KeepMemory = Annotated[
+    bool,
+    typer.Option(help="Keep freed memory for the next step, which is faster.", rich_help_panel=ENGINE),
+]
 
 
 def run_lines(
@@ -105,12 +109,13 @@ def sweep(
     cpus: Cpus = 1,
     gpus: Gpus = None,
     sync_data: SyncData = False,
+    keep_memory: KeepMemory = True,
 ) -> None:
     """Run all the runs of a sweep file, after printing what that comes to."""
     from rdbench.benchmark.sweep import read_sweep
 
     run_lines(
-        read_sweep(file, out=out, device=device),
+        read_sweep(file, out=out, device=device, keep_memory=keep_memory),
         engine=engine,
         workers=workers,
         cell_timeout=cell_timeout,

@@ -89,10 +89,12 @@ def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
     from rdbench.rd.runtime import keep_freed_memory
 
     settings, first = part.settings, part.specs[0]
-    keep_freed_memory()
+    kept_memory = settings.keep_memory and keep_freed_memory()
     device = choose_device(settings.device)
     teacher = get_teacher(settings.backbone, settings.weights, str(device))
-    bench = Bench(settings, teacher, device, provenance(device), open_store(settings.out, create=True), reporter)
+    bench = Bench(
+        settings, teacher, device, provenance(device, kept_memory), open_store(settings.out, create=True), reporter
+    )
     _check_methods(part)
     _same("weights of the teacher", first.weights_sha256, teacher.weights_sha256)
     with reporter.step("  reading file by file, for the fingerprint", 0, "files") as step:
