@@ -21,7 +21,7 @@ from rdbench.metrics.statistics import RESAMPLES, Interval
 FOLD_SEED = 0
 INTERVAL = (
     f"95 %: percentile bootstrap, {RESAMPLES} resamples of parts; Wilson's for fpr, fnr and error_rate; "
-    "none for pixel figures and cost"
+    "none for ece, pixel figures and cost"
 )
 NO_NORMAL = "no normal image"
 

@@ -89,7 +89,8 @@ def cell_bootstrap(
     """The interval of every figure of `cell_metrics` that has one, over parts (n,) (within strata (n,)).
 
     Percentile bootstrap; for `fpr`, `fnr` and `error_rate` Wilson's interval over the effective number of
-    images. The probabilities are resampled as they are, not fitted anew. `failures` and `prevalence` have none.
+    images. The probabilities are resampled as they are, not fitted anew. `failures` and `prevalence` have none, nor
+    has `ece`: images drawn twice make bins uneven, and nearly every resample has a larger one than the sample.
     """
     replicates = cell_replicates(sample, parts, strata=strata, resamples=resamples, seed=seed)
     intervals = {name: percentile_interval(values, level) for name, values in replicates.items()}
@@ -97,7 +98,7 @@ def cell_bootstrap(
     for name, among in (("fpr", normal), ("fnr", ~normal), ("error_rate", np.full(len(part), True))):
         if among.any():
             intervals[name] = proportion_interval(sample.errors[among], part[among], level)
-    return {name: interval for name, interval in intervals.items() if name not in ("failures", "prevalence")}
+    return {name: interval for name, interval in intervals.items() if name not in ("failures", "prevalence", "ece")}
 
 
 def cell_replicates(

@@ -61,7 +61,9 @@ def test_intervals_hold_the_figures_and_proportions_have_wilsons():
     for name in ("image_auroc", "image_ap", "augrc", "augrc_margin", "failure_auroc", "brier"):
         assert intervals[name].low < found[name] < intervals[name].high
     assert intervals["error_rate"] == proportion_interval(s.errors, parts)
-    assert {"failures", "prevalence"}.isdisjoint(intervals)
+    assert {"failures", "prevalence", "ece"}.isdisjoint(intervals)
+    for name, interval in intervals.items():
+        assert interval.low - 1e-12 <= found[name] <= interval.high + 1e-12, name
 
 
 def test_a_cell_without_failures_or_probabilities_has_nan_for_them_alone():
