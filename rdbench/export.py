@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from os.path import isdir  # pathlib's raises where a folder may not be entered
 from pathlib import Path
 
 import numpy as np
@@ -93,33 +94,45 @@ def export_mvtec_ad2(
     for category, (mean, std) in validation.items():
         if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
             raise InputError(f"validation maps of {category} have mean {mean} and deviation {std}: nothing to scale by")
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent} does not exist; give --out a place in an existing folder")
+    check_place(out)
     written: set[tuple[str, str, str]] = set()
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".exporting-") as folder:
-        part = Path(folder) / "archive"
-        with (
-            gzip.GzipFile(part, "wb", compresslevel=1, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w") as tar,
-        ):
-            for item in maps:
-                name = (item.category, item.split, item.stem)
-                _check(item, wanted.get(name), name in written)
-                mean, std = validation[item.category]
-                scores = (item.anomaly_map.astype(np.float64) - mean) / std
-                place = "/".join(name)
-                _add(tar, f"anomaly_images/{place}.tiff", _tiff(scores))
-                _add(tar, f"anomaly_images_thresholded/{place}.png", _png(scores > DEVIATIONS))
-                written.add(name)
-                if on_map is not None:
-                    on_map(len(written), len(wanted))
-        if missing := sorted("/".join(name) for name in wanted.keys() - written):
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise InputError(f"no map was given for {', '.join(missing[:3])}{more}; nothing was written")
-        _check_archive(part, wanted.keys())
-        os.replace(part, out)
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".exporting-") as folder:
+            part = Path(folder) / "archive"
+            with (
+                gzip.GzipFile(part, "wb", compresslevel=1, mtime=0) as packed,
+                tarfile.open(fileobj=packed, mode="w") as tar,
+            ):
+                for item in maps:
+                    name = (item.category, item.split, item.stem)
+                    _check(item, wanted.get(name), name in written)
+                    mean, std = validation[item.category]
+                    scores = (item.anomaly_map.astype(np.float64) - mean) / std
+                    place = "/".join(name)
+                    _add(tar, f"anomaly_images/{place}.tiff", _tiff(scores))
+                    _add(tar, f"anomaly_images_thresholded/{place}.png", _png(scores > DEVIATIONS))
+                    written.add(name)
+                    if on_map is not None:
+                        on_map(len(written), len(wanted))
+            if missing := sorted("/".join(name) for name in wanted.keys() - written):
+                more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+                raise InputError(f"no map was given for {', '.join(missing[:3])}{more}; nothing was written")
+            _check_archive(part, wanted.keys())
+            os.replace(part, out)
+    except OSError as error:  # a full disk, say
+        raise InputError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
     official = set(DATASETS["mvtec_ad2"].categories)
     return Export(out, len(written), tuple(sorted(official - validation.keys())))
+
+
+def check_place(out: Path) -> None:
+    """Raise InputError if the archive cannot be written to `out`; to be asked before hours of predicting."""
+    if not isdir(out.parent):
+        raise InputError(f"{out.parent} does not exist; give --out a place in an existing folder")
+    if isdir(out):
+        raise InputError(f"{out} is a folder; give --out the name of a file, ending in .tar.gz")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{out.parent} may not be written to; give --out a place in another folder")
 
 
 def exported_categories(root: Path | None) -> list[str]:

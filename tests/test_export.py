@@ -142,6 +142,28 @@ def test_bad_maps_write_nothing(tmp_path: Path, damage: Damage, expected: str) -
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(("out", "expected"), [("", "is a folder"), ("none/x.tar.gz", "does not exist")])
+def test_a_place_that_cannot_be_written_to_is_named_before_any_map_is_made(
+    tmp_path: Path, out: str, expected: str
+) -> None:
+    trees.mvtec_ad2(tmp_path / "root", "mine")
+
+    def never() -> Iterator[PrivateMap]:
+        raise AssertionError("a map was asked for")
+        yield
+
+    with pytest.raises(InputError, match=expected):
+        export_mvtec_ad2(never(), {"mine": (0.2, 0.05)}, tmp_path / "root", tmp_path / out)
+
+
+def test_what_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    trees.mvtec_ad2(tmp_path / "root", "mine")
+    out = tmp_path / ("x" * 300)
+    with pytest.raises(InputError, match=r"cannot write .*nothing was written"):
+        export_mvtec_ad2(maps(tmp_path / "root", "mine"), {"mine": (0.2, 0.05)}, tmp_path / "root", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
 def test_official_objects_need_their_official_number(tmp_path: Path) -> None:
     trees.mvtec_ad2(tmp_path, "vial")
     with pytest.raises(InputError, match=r"test_private has 2 images where 276 are wanted"):

@@ -22,6 +22,14 @@ from rdbench.rd.teacher import Teacher, load_teacher
 from rdbench.registry import find_methods, get_method, load_method
 
 
+def model_of(directory: Path) -> Path:
+    """Where the cell in `directory` keeps its model. Raises InputError if it does not."""
+    model = directory / "model"
+    if not model.is_dir():
+        raise InputError(f"{directory} holds no model; run the cell with --keep-models")
+    return model
+
+
 class KeptMethod:
     """The method of a finished cell."""
 
@@ -35,8 +43,7 @@ class KeptMethod:
     ) -> None:
         """Raises InputError if the model was not kept, or the method's file or the teacher is another by now."""
         spec = result.spec
-        if not (directory / "model").is_dir():
-            raise InputError(f"{directory} holds no model; run the cell with --keep-models")
+        model = model_of(directory)
         file = get_method(spec.method, find_methods(methods_dir))
         if file.sha256 != spec.method_sha256:
             raise InputError(f"{file.path} is not the file that {spec} was run with; run it again")
@@ -56,7 +63,7 @@ class KeptMethod:
         self.teacher = teacher
         self.method = load_method(file, spec.options)
         seed_everything(spec.seed)
-        self.method.load(directory / "model", _context(teacher, spec.seed, self.device))
+        self.method.load(model, _context(teacher, spec.seed, self.device))
 
     def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """What the method says of images (B, H, W, 3) uint8 of the cell's image size."""

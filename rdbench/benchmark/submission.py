@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdbench.benchmark.images import map_at_size
-from rdbench.benchmark.kept import KeptMethod
+from rdbench.benchmark.kept import KeptMethod, model_of
 from rdbench.benchmark.results import CellResult
 from rdbench.benchmark.store import open_store
 from rdbench.datasets import load_category
@@ -17,7 +17,7 @@ from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.decode import decode_batches
 from rdbench.datasets.files import image_size
 from rdbench.errors import InputError
-from rdbench.export import Export, PrivateMap, export_mvtec_ad2, exported_categories, private_images
+from rdbench.export import Export, PrivateMap, check_place, export_mvtec_ad2, exported_categories, private_images
 from rdbench.metrics.localization import PixelMoments
 
 BATCH = 8
@@ -39,13 +39,19 @@ def write_submission(
     One cell per object is wanted; `method` and `seed` choose among several. Raises InputError, with nothing written,
     for a cell that is missing or ambiguous, or for whatever `rdbench.export` refuses.
     """
+    check_place(out)
     found = list(open_store(run, create=False).results())
-    kept = {
-        category: KeptMethod(*_cell(found, category, method, seed), weights, device, methods_dir)
-        for category in exported_categories(root)
-    }
-    validation = {category: _validation(model, category, root) for category, model in kept.items()}
-    maps = (item for category, model in kept.items() for item in _private_maps(model, category, root))
+    cells = {category: _cell(found, category, method, seed) for category in exported_categories(root)}
+    for category, (directory, _) in cells.items():  # what is missing is said before anything is predicted
+        model_of(directory)
+        private_images(root, category)
+
+    def model(category: str) -> KeptMethod:
+        """Loaded when it is its turn, and again for the private images: eight ensembles may not fit into memory."""
+        return KeptMethod(*cells[category], weights, device, methods_dir)
+
+    validation = {category: _validation(model(category), category, root) for category in cells}
+    maps = (item for category in cells for item in _private_maps(model(category), category, root))
     return export_mvtec_ad2(maps, validation, root, out, on_map)
 
 

@@ -34,7 +34,7 @@ def contact_sheet(
     clean = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
     rows = list(kinds) or [kind.name for kind in KINDS.values() if kind.group != PUBLISHED]
     shrink = tile / max(pixels.size)
-    width, height = round(pixels.width * shrink), round(pixels.height * shrink)
+    width, height = max(round(pixels.width * shrink), 1), max(round(pixels.height * shrink), 1)
     step_x, step_y = max(width, tile) + _MARGIN, height + 2 * _LABEL + _MARGIN
     sheet = Image.new("RGB", (step_x * (1 + len(SEVERITIES)) + _MARGIN, step_y * len(rows) + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)

@@ -381,6 +381,8 @@ def test_the_contact_sheet(tmp_path: Path) -> None:
     assert sheet.mode == "RGB"
     assert sheet.width > 6 * 50
     assert contact_sheet(path, side=64, tile=50).height > 6 * sheet.height
+    thin = trees.draw(tmp_path / "thin.png", (2, 400))
+    assert contact_sheet(thin, ["exposure"], side=4, tile=50).height > 50
     with pytest.raises(InputError, match="does not exist"):
         contact_sheet(tmp_path / "gone.png")
 
