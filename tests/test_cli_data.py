@@ -40,8 +40,11 @@ def test_every_fault_is_printed_with_its_path(rdbench: Command, tmp_path: Path) 
     assert done.code == 1
     assert str(broken) in done.out
     assert "dent" in done.out
-    report = json.loads(rdbench("datasets", "verify", "mvtec_ad", "--root", tmp_path, "--json").out)
-    assert report["faults"] == 2
+    done = rdbench("datasets", "verify", "mvtec_ad", "--root", tmp_path, "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["faults"]) == (1, 2)
+    paths = [fault["path"] for fault in report["categories"][0]["faults"]]
+    assert str(broken) in paths
 
 
 def test_toy_as_files_reads_as_what_it_was_drawn_from(rdbench: Command, tmp_path: Path) -> None:

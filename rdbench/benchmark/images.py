@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdbench.benchmark.cost import Stopwatch
+from rdbench.datasets.decode import reserved_file
 from rdbench.protocol import Batch
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
 from rdbench.rd.precision import Precision, autocast
@@ -105,8 +105,8 @@ class FeatureBank:
             return [torch.empty(shape, dtype=scale.dtype) for shape, scale in zip(shapes, pyramid, strict=True)]
         kept = []
         for shape, size, scale in zip(shapes, sizes, pyramid, strict=True):
-            with tempfile.NamedTemporaryFile(dir=directory, suffix=".features") as file:  # unlinked once mapped
-                kept.append(torch.from_file(file.name, shared=True, size=size, dtype=scale.dtype).view(shape))
+            with reserved_file(size * scale.element_size(), directory, ".features") as path:  # unlinked once mapped
+                kept.append(torch.from_file(path, shared=True, size=size, dtype=scale.dtype).view(shape))
         return kept
 
     def __len__(self) -> int:

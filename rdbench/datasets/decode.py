@@ -12,6 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdbench.datasets.base import Category, ImageArray, ImageRecord, MaskArray
+from rdbench.errors import InputError
 
 T = TypeVar("T")
 
@@ -31,6 +33,25 @@ IMAGE_BYTES_IN_MEMORY = 6 * 2**30
 def cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def reserved_file(size: int, directory: Path | None, suffix: str) -> Iterator[str]:
+    """The path of a new file of `size` bytes that is removed in the end, with its room on the disk taken beforehand.
+
+    A disk that fills up under a file that is mapped into memory kills the process without a word. Raises InputError.
+    """
+    with tempfile.NamedTemporaryFile(dir=directory, suffix=suffix) as file:
+        try:
+            os.truncate(file.fileno(), size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise InputError(
+                f"no room for {size / 2**30:.1f} GiB in {Path(file.name).parent} ({error.strerror}); free some, "
+                "give another --out, or a smaller --image-size"
+            ) from error
+        yield file.name
 
 
 class DecodedImages:
@@ -59,8 +80,8 @@ class DecodedImages:
         if math.prod(shape) <= in_memory:
             self._pixels: NDArray[np.uint8] = np.empty(shape, np.uint8)
         else:
-            with tempfile.NamedTemporaryFile(dir=directory, suffix=".images") as file:  # unlinked once mapped
-                self._pixels = np.memmap(file.name, np.uint8, "w+", shape=shape)
+            with reserved_file(math.prod(shape), directory, ".images") as path:  # unlinked once mapped
+                self._pixels = np.memmap(path, np.uint8, "r+", shape=shape)
 
         def decode(index: int, image: ImageRecord) -> None:
             self._pixels[index] = _resized(category, image, size)

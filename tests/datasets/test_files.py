@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdbench.benchmark.images import FeatureBank
 from rdbench.datasets import ImageRecord, load_category
 from rdbench.datasets.decode import DecodedImages, decode_batches, decode_masks
 from rdbench.datasets.files import read_image, read_mask
 from rdbench.datasets.fingerprint import fingerprint
 from rdbench.errors import InputError
+from rdbench.rd.teacher import load_teacher
 from tests.datasets import trees
 
 
@@ -123,6 +127,31 @@ def test_decoding_is_rd4ads_resize_in_order(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(batches), decoded)
     masks = decode_masks(category, category.test)
     assert [int(mask.sum()) for mask in masks] == [24, 24, 24, 0, 0, 0]
+
+
+def test_features_larger_than_memory_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    teacher = load_teacher("embedded", None, torch.device("cpu"))
+    arguments = (pixels, teacher, torch.device("cpu"), "fp32", 2, tmp_path)
+    in_memory = FeatureBank(*arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr("rdbench.benchmark.images.FEATURE_BYTES_IN_MEMORY", 100)
+    in_file = FeatureBank(*arguments)  # type: ignore[arg-type]
+    for one, other in zip(in_memory.batch([2, 0]).features, in_file.batch([2, 0]).features, strict=True):
+        assert torch.equal(one, other)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_before_it_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    trees.mvtec_ad(tmp_path / "data")
+    category = load_category("mvtec_ad", "bottle", tmp_path / "data", seed=0)
+    (tmp_path / "work").mkdir()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match=r"no room for .*work \(No space left"):
+        DecodedImages(category, category.test, (16, 10), pool, tmp_path / "work", in_memory=100)
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_decoding_names_the_broken_file(tmp_path: Path) -> None:
