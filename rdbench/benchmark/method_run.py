@@ -99,12 +99,13 @@ class Said:
 
     def record(self, condition: int, columns: NDArray[np.int64], prediction: Prediction) -> None:
         """Keep a checked prediction of the images in these columns."""
+        count = 0 if prediction.member_scores is None else len(prediction.member_scores)
+        if count != self.members.shape[1] and not np.isnan(self.scores).all():
+            raise BrokenMethod(f"{count} members in a batch after {self.members.shape[1]} in another")
         self.scores[condition, columns] = to_numpy(prediction.anomaly_score)
         self.uncertainties[condition, columns] = to_numpy(prediction.uncertainty)
         if prediction.member_scores is not None:
             members = to_numpy(prediction.member_scores)
-            if self.members.size and len(members) != self.members.shape[1]:
-                raise BrokenMethod(f"{len(members)} members in a batch after {self.members.shape[1]} in another")
             if not self.members.size:
                 self.members = np.full((len(self.scores), len(members), self.scores.shape[1]), np.nan, "f4")
             self.members[condition][:, columns] = members
