@@ -13,6 +13,8 @@ from rdbench.metrics.localization import AuseAccumulator, PixelAccumulator, Pixe
 
 Map = NDArray[np.float32]
 
+RESOLUTION = 1e-4
+"""What ties and bins may do to a pixel AUROC before it says so."""
 UNDEFINED = "no anomalous or no normal pixel"
 
 
@@ -50,8 +52,13 @@ class PixelTally:
 
     def figures(self) -> dict[str, Figure]:
         """The pixel figures by their names in the catalogue."""
+        auroc, resolution = _figure(self._maps.pixel_auroc(), UNDEFINED), self._maps.resolution()
+        if resolution > RESOLUTION:
+            auroc = auroc.model_copy(
+                update={"note": f"pixels of one value or bin may move it by up to {resolution:.2g}"}
+            )
         figures = {
-            "pixel_auroc": _figure(self._maps.pixel_auroc(), UNDEFINED),
+            "pixel_auroc": auroc,
             "pixel_ap": _figure(self._maps.pixel_average_precision(), UNDEFINED),
             "aupro_30": _figure(self._maps.aupro(0.30), UNDEFINED),
             "aupro_05": _figure(self._maps.aupro(0.05), UNDEFINED),
