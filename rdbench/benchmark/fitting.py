@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rdbench.benchmark.cost import Stopwatch, count_passes
+from rdbench.benchmark.guard import Untouched, guarded_call
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
@@ -86,6 +87,10 @@ class SharedStudents:
             student = load_student(directory / STUDENT, context)
             self._students[seed] = student.requires_grad_(False)
         return self._students[seed]
+
+    def forget(self) -> None:
+        """Read them from disk again: what one method did to a student, the next is not to get."""
+        self._students.clear()
 
     def cost(self, seed: int) -> FitCost:
         """What training that student cost when it was trained."""
@@ -161,14 +166,21 @@ def fit(
         passes += trained["decoder"]
         return student
 
+    shared.forget()
     seed_everything(context.seed)
-    with Stopwatch(context.device) as watch, autocast(context.device, precision):
+    with (
+        _untouched(context),
+        guarded_call(method),
+        autocast(context.device, precision),
+        Stopwatch(context.device) as watch,
+    ):
         method.fit(train, replace(context, train=counted))
     cost = FitCost(watch.seconds - shared.seconds, passes, tuple(dict.fromkeys(shared.asked)))
 
     def write(path: Path) -> None:
         (path / "model").mkdir()
-        method.save(path / "model")
+        with guarded_call(method):
+            method.save(path / "model")
         _write_cost(cost, path)
 
     _write_whole(directory, write)
@@ -177,11 +189,17 @@ def fit(
 def load_fitted(method: Method, context: FitContext, shared: SharedStudents, directory: Path) -> None:
     """Load what :func:`fit` saved; a method that takes a shared student only now pays for it as well."""
     shared.asked.clear()
+    shared.forget()
     seed_everything(context.seed)
-    method.load(directory / "model", context)
+    with _untouched(context), guarded_call(method):
+        method.load(directory / "model", context)
     cost = fit_cost(directory)
     if late := [seed for seed in dict.fromkeys(shared.asked) if seed not in cost.shared]:
         _write_cost(replace(cost, shared=(*cost.shared, *late)), directory)
+
+
+def _untouched(context: FitContext) -> Untouched:
+    return Untouched("the teacher", context.teacher.state_dict().values())
 
 
 def fit_cost(directory: Path) -> FitCost:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
 from rdbench.benchmark.fitting import seed_everything
+from rdbench.benchmark.guard import Untouched, guarded_call
 from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
 from rdbench.benchmark.method_run import MethodRun, Said, median_seconds
 from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
@@ -77,6 +78,7 @@ def predict_group(
     Returns:
         The teacher's seconds per image, over the clean batches.
     """
+    untouched = _untouched(teacher)
     with torch.inference_mode(), autocast(device, precision):
         for run in runs:
             run.calibration = Said.empty(1, len(calibration))
@@ -86,7 +88,7 @@ def predict_group(
             chosen = columns[start : start + batch_size]
             for run in [run for run in runs if run.failure is None]:
                 with run.guarded():
-                    prediction = _predict(run, batch, len(chosen), device, seed)
+                    prediction = _predict(run, batch, len(chosen), device, seed, untouched)
                     run.calibration.record(0, chosen, prediction)
                     run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
         teacher_seconds = _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
@@ -104,7 +106,8 @@ def _measure_alone(
     def predict(count: int) -> None:
         seed_everything(seed)
         images = normalise(to_unit(test.images[:count], device))
-        run.method.predict(Batch(images, partial(teacher, images)))
+        with guarded_call(run.method):
+            run.method.predict(Batch(images, partial(teacher, images)))
 
     run.gflop = count_flop(partial(predict, 1)) / 1e9
     sizes = (1, batch_size, 4 * batch_size) if device.type == "cuda" else (1, batch_size)
@@ -126,6 +129,7 @@ def _predict_test(
     keys = [image.key for image in test.category.test]
     lightings = [image.lighting for image in test.category.test]
     teacher_seconds: list[tuple[int, float]] = []
+    untouched = _untouched(teacher)
     with reporter.step("  testing", len(order) * len(conditions)) as step:
         for index, condition in enumerate(conditions):
             regions = test.regions_under(condition, seed)
@@ -145,7 +149,7 @@ def _predict_test(
                     teacher_seconds.append((len(chosen), watch.seconds))
                 for run in [run for run in runs if run.failure is None]:
                     with run.guarded():
-                        prediction = _predict(run, batch, len(chosen), device, seed, measure=condition is None)
+                        prediction = _predict(run, batch, len(chosen), device, seed, untouched, condition is None)
                         run.said.record(index, chosen, prediction)
                         _add_pixels(run.pixel[index], prediction, chosen, regions, test.category.test)
                 step.advance(len(chosen), note=str(condition or CLEAN))
@@ -168,18 +172,29 @@ def predict_again(
     What that takes is no part of the method's cost.
     """
     maps, unsure = [], []
+    untouched = _untouched(teacher)
     with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(chosen), batch_size):
             images = normalise(to_unit(test.images[chosen[start : start + batch_size]], device))
-            prediction = _predict(run, Batch(images, partial(teacher, images)), len(images), device, seed)
+            prediction = _predict(run, Batch(images, partial(teacher, images)), len(images), device, seed, untouched)
             maps.append(to_numpy(prediction.anomaly_map))
             if prediction.uncertainty_map is not None:
                 unsure.append(to_numpy(prediction.uncertainty_map))
     return np.concatenate(maps), np.concatenate(unsure) if unsure else None
 
 
+def _untouched(teacher: Teacher) -> Untouched:
+    return Untouched("the teacher", teacher.state_dict().values())
+
+
 def _predict(
-    run: MethodRun, batch: Batch, count: int, device: torch.device, seed: int, measure: bool = False
+    run: MethodRun,
+    batch: Batch,
+    count: int,
+    device: torch.device,
+    seed: int,
+    teacher: Untouched,
+    measure: bool = False,
 ) -> Prediction:
     """One checked prediction; with `measure`, what it cost is added to the run."""
     seed_everything(seed)
@@ -187,8 +202,11 @@ def _predict(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    with Stopwatch(device) as watch, count_passes() as passes:
-        prediction = run.method.predict(batch)
+    images, features = batch.images, batch.features
+    handed = Untouched("the images or the teacher's features", (images, *features))
+    own = Batch(images, lambda: features)
+    with teacher, handed, guarded_call(run.method), Stopwatch(device) as watch, count_passes() as passes:
+        prediction = run.method.predict(own)
     check_prediction(prediction, count, batch.images.shape[-2:])
     if measure:
         run.batch_seconds.append((count, watch.seconds))

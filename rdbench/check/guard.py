@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
 import random
 import signal
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rdbench.benchmark.guard import process_settings, restore_settings
 from rdbench.check.audit import Auditor
 from rdbench.errors import InputError
 from rdbench.protocol import Batch, FitContext, Method, NormalImages, Prediction
@@ -55,7 +55,7 @@ class Guard:
     @contextmanager
     def running(self, stage: str, directory: Path | None = None, writable: bool = False) -> Iterator[None]:
         """Run one function of the method. Raises Wrong, in words, for whatever it raises."""
-        random_was, settings_were = _random_states(), _settings()
+        random_was, settings_were = _random_states(), process_settings()
         output = _Counter()
         try:
             with (
@@ -72,8 +72,8 @@ class Guard:
         finally:
             self.printed += output.characters
             self._note("random", stage, random_was, _random_states())
-            self._note("settings", stage, settings_were, _settings())
-            _restore_settings(settings_were)
+            self._note("settings", stage, settings_were, process_settings())
+            restore_settings(settings_were)
             if self._teacher.changed():
                 self.changed["teacher"].setdefault(f"{stage} changes the teacher")
             for seed, student in self._students.items():
@@ -168,29 +168,6 @@ def _random_states() -> dict[str, object]:
         "NumPy's random state": pickle.dumps(np.random.get_state()),
         "torch's random state": torch.get_rng_state().numpy().tobytes(),
     }
-
-
-def _settings() -> dict[str, object]:
-    return {
-        "the working directory": os.getcwd(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's gradient mode": torch.is_grad_enabled(),
-        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def _restore_settings(were: dict[str, object]) -> None:
-    if _settings() == were:
-        return
-    os.chdir(str(were["the working directory"]))
-    dtype, threads = were["torch's default dtype"], were["torch's number of threads"]
-    assert isinstance(dtype, torch.dtype)
-    assert isinstance(threads, int)
-    torch.set_default_dtype(dtype)
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(bool(were["torch's gradient mode"]))
-    torch.use_deterministic_algorithms(bool(were["torch's deterministic algorithms"]))
 
 
 class _Counter(io.TextIOBase):

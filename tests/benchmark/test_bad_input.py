@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdbench.benchmark.store import Store
-from tests.command import QUICK, Command
+from rdbench.benchmark.store import Store, read_predictions
+from tests.command import QUICK, Command, start
 from tests.datasets import trees
 
 
@@ -176,10 +176,15 @@ class Strange:
             "4 members in a batch after 3 in another",
             1,
         ),
+        ("pass", "batch.features[0].mul_(0)", "changed the images or the teacher's features in place", 1),
+        ("pass", "batch.images.zero_(); raise KeyError('x')", "KeyError: 'x'", 1),
+        ("next(context.teacher.parameters()).data.zero_()", "pass", "the method changed the teacher in place", 1),
+        ("raise SystemExit(3)", "pass", "the method would end the program: SystemExit(3)", 1),
+        ("pass", "torch.set_default_dtype(torch.float64); import os; os.chdir('/'); return None", "NoneType", 1),
     ],
 )
 def test_a_strange_method_costs_its_own_cell_alone(
-    rdbench: Command, root: Path, tmp_path: Path, fit: str, predict: str, reason: str, code: int
+    rdbench: Command, root: Path, tmp_path: Path, undisturbed: bytes, fit: str, predict: str, reason: str, code: int
 ) -> None:
     methods = tmp_path / "mine"
     methods.mkdir()
@@ -190,7 +195,35 @@ def test_a_strange_method_costs_its_own_cell_alone(
     )  # fmt: skip
     assert done.code == code
     assert reason in done.error()
-    assert [result.spec.method for _, result in Store(tmp_path / "runs").results()] == ["deterministic"]
+    [(directory, result)] = Store(tmp_path / "runs").results()
+    assert result.spec.method == "deterministic"
+    assert read_predictions(directory, result).scores.tobytes() == undisturbed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The scores of deterministic, run without strange company."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    trees.mvtec_ad2(folder / "data")
+    arguments = ("-m", "deterministic", "--dataset", "mvtec_ad2", "--root", folder / "data", "--out", folder / "runs")
+    assert start("run", *arguments, *QUICK).wait(300) == 0
+    [(directory, result)] = Store(folder / "runs").results()
+    return read_predictions(directory, result).scores.tobytes()
+
+
+def test_what_a_method_prints_is_cut(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    (methods / "chatty.py").write_text(METHOD.format(fit="print('hello ' * 10**6)", predict="pass"))
+    done = rdbench(
+        "run", "-m", "chatty", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
+        "--out", tmp_path / "runs", *QUICK,
+    )  # fmt: skip
+    assert done.code == 0
+    assert "hello" in done.err
+    assert "Strange has printed 4000 characters; more is not shown" in done.err
+    assert "hello" not in done.out
+    assert len(done.err) < 10_000
 
 
 def test_a_method_that_does_not_import_costs_its_own_cells_alone(rdbench: Command, root: Path, tmp_path: Path) -> None:
