@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -144,7 +144,8 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
 def _note(outcome: Outcome, task: Task, came: TaskOutcome) -> None:
     failed = {failure.spec.path for failure in came.failures}
     for failure in came.failures:
-        outcome.store.write_failure(failure)
+        with suppress(OSError):  # a full disk, say
+            outcome.store.write_failure(failure)
         outcome.failures.append(failure.model_copy(update={"traceback": ""}))
     finished = [spec for spec in task.specs if spec.path not in failed]
     if came.bad_input:

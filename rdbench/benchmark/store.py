@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,10 +137,11 @@ class Store:
 
             def tell(words: str) -> None:
                 note = Holder(name=name, what=words, pid=os.getpid(), host=platform.node(), since=since)
-                file.seek(0)
-                file.truncate()
-                file.write(note.model_dump_json())
-                file.flush()
+                with suppress(OSError):  # a full disk, say: the lock itself is held all the same
+                    file.seek(0)
+                    file.truncate()
+                    file.write(note.model_dump_json())
+                    file.flush()
 
             tell(what)
             yield tell

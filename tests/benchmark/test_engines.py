@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rdbench.benchmark.engines import Work
+from rdbench.benchmark.engines import Engine, Work
 from rdbench.benchmark.engines.local import Workers
 from rdbench.benchmark.engines.task import Part, Task, TaskOutcome
 from rdbench.benchmark.plan import RunSettings, make_settings
@@ -44,7 +44,7 @@ def toy_settings(out: Path) -> RunSettings:
 
 
 def run_with(
-    engine: Workers, tasks: Sequence[Task], work: Work = engine_works.by_name
+    engine: Engine, tasks: Sequence[Task], work: Work = engine_works.by_name
 ) -> tuple[dict[str, TaskOutcome], str]:
     """The outcomes by task id, and what was said."""
     said = io.StringIO()

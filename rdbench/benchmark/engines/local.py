@@ -232,8 +232,9 @@ class _Worker:
             )
         assert self.process.stdout is not None
         self._printed = _Tail(self.process.stdout)
-        self.connection.send(sys.path)
-        self.connection.send(work)
+        with suppress(OSError):  # it ended at once, which its pipe will tell
+            self.connection.send(sys.path)
+            self.connection.send(work)
 
     def give(self, attempt: _Attempt) -> None:
         """Let the worker begin what is left of a task. If it has died meanwhile, its pipe will tell."""
