@@ -33,7 +33,8 @@ MEASURED = (*METRICS, "augrc_margin", "failure_auroc_margin", "fnr", "failures")
 COLUMNS = (*PLACE, "method", "condition", "members", "metric", "value", "std", "cells", "of_cells")
 NOTE = (
     "The first k members of one fit, threshold included: mean over categories and seeds, \u00b1 its standard deviation "
-    "over seeds. A run with k members gives the same where a member does not depend on how many there are."
+    "over seeds. A run with k members gives the same where a member does not depend on how many there are. "
+    "*: over fewer cells, those that have the figure; other cells than in the row above, maybe."
 )
 
 
@@ -160,7 +161,7 @@ def _table(heading: str, rows: pd.DataFrame) -> Table:
         cells = []
         for row in group.to_dict("records"):
             metric = row["metric"]
-            text = Text(written(metric, row["value"]))
+            text = Text(written(metric, row["value"]) + ("*" if 0 < row["cells"] < row["of_cells"] else ""))
             several = metric in METRICS and not np.isnan(row["std"])
             cells.append(text.append(f" \u00b1 {written(metric, row['std'])}", style="dim") if several else text)
         table.add_row(str(members), *cells)

@@ -143,6 +143,16 @@ def test_the_curve_ends_at_the_stored_figures(some):
     assert "±" in text_of(member_curves(some))
 
 
+def test_the_curve_marks_figures_that_some_cells_lack(some):
+    curves = member_curves(some)
+    assert "*:" in text_of(curves)
+    assert "* \u00b1" not in text_of(curves)
+    heading, rows = curves.tables[0]
+    fewer = rows.assign(cells=rows["cells"] - (rows["metric"] == "augrc"))
+    marked = text_of(replace(curves, tables=((heading, fewer),)))
+    assert marked.count("* \u00b1") == rows["members"].nunique()
+
+
 def test_one_seed_has_no_spread(some):
     assert member_curves(some[:1]).rows["std"].isna().all()
 
