@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from rdbench.benchmark.engines.data import pack_images, unpacked
+from rdbench.benchmark.engines.ray import RayCluster
 from rdbench.datasets import load_category
-from tests.benchmark.test_engines import TOY
+from tests.benchmark.test_engines import TOY, make_task, reasons, run_with
 from tests.command import Command, start
 from tests.datasets import trees
 from tests.same import predictions_of
@@ -79,9 +80,9 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rdbench[ray]'")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # a token of its own, whatever the user's home has
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read when Ray is imported
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rdbench[ray]'")
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # pytest's folders are too deep for the names of Ray's sockets
     cluster = Cluster(folder)
     try:
@@ -115,6 +116,18 @@ def test_three_nodes_of_which_one_dies_and_one_comes_late_give_the_bits_of_one_p
     assert one.returncode == 0, errors
     assert len(predictions_of(tmp_path / "many")) == 5
     assert predictions_of(tmp_path / "many") == predictions_of(tmp_path / "one")
+    a_dying_cell_costs_itself_alone(cluster, tmp_path)
+
+
+def a_dying_cell_costs_itself_alone(cluster: Cluster, tmp_path: Path) -> None:
+    tasks = [make_task(tmp_path, ["exits", "hangs", "tta"]), make_task(tmp_path, ["tta"], seed=1)]
+    engine = RayCluster(cluster.address, cpus=1, gpus=None, device="cpu", cell_timeout=2.0, sync_data=False)
+    outcomes, _ = run_with(engine, tasks)
+    assert reasons(outcomes[tasks[0].group_id]) == {
+        "exits": "the worker process ended by itself (exit code 7) while predicting",
+        "hangs": "stopped while predicting: took more than 2 s (--cell-timeout)",
+    }
+    assert not outcomes[tasks[1].group_id].failures
 
 
 def test_a_cluster_that_is_not_there_is_said(rdbench: Command, tmp_path: Path) -> None:
