@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from rdbench.benchmark.cost import count_passes
+from rdbench.benchmark.predicting import check_prediction
 from rdbench.errors import InputError
 from rdbench.metrics.detection import conformal_threshold
 from rdbench.rd.anomaly import anomaly_map, anomaly_score
 from rdbench.uq.seeds import member_seeds
-from tests.methods.conftest import METHODS
+from tests.methods.conftest import METHODS, Images
 
 SMALL = {
     "conformal": {"folds": 3},
@@ -62,6 +63,15 @@ def test_an_image_is_predicted_alike_in_any_batch(fitted, world):
     together, alone = world.predict(method), world.predict(method, [3])
     torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[3], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(alone.uncertainty[0], together.uncertainty[3], atol=1e-5, rtol=1e-3)
+
+
+def test_images_need_not_be_square(fitted, world):
+    _, method, _ = fitted
+    wide = Images(world.test.images[..., :32, :].contiguous(), world.teacher)
+    with torch.inference_mode():
+        together, alone = method.predict(wide.batch([0, 1])), method.predict(wide.batch([1]))
+    check_prediction(together, 2, (32, 64))
+    torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[1], atol=1e-5, rtol=1e-4)
 
 
 def test_damaged_student_is_named(fitted, world, tmp_path):
