@@ -43,6 +43,8 @@ speed: install
 	$(BIN)/python tests/speed/metrics.py
 	$(BIN)/python tests/speed/evaluate.py
 	$(BIN)/python tests/speed/leaderboard.py
+	$(BIN)/python tests/speed/engines.py --engine local --apart
+	$(BIN)/python tests/speed/engines.py --engine ray
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -18,7 +18,7 @@ from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellFailure, CellResult, CellSpec, OptionValue
 from rdbench.benchmark.status import RUN, progress_words
-from rdbench.benchmark.store import Store, open_store
+from rdbench.benchmark.store import LOCKS, WORK, Store, open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
 from rdbench.rd.precision import Precision
@@ -128,8 +128,9 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
             done += len(task.specs)
             yield task
 
+    name = f"{RUN}{platform.node()}-{os.getpid()}"
     with (
-        store.lock(f"{RUN}{platform.node()}-{os.getpid()}") as tell,
+        store.lock(name) as tell,
         reporter.step("cells", plan.waiting, "cells") as step,
         closing(engine.run(announced(), run_task, reporter)) as ended,
     ):
@@ -138,6 +139,7 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
             _note(outcome, task, came)
             step.advance(len(task.specs))
             tell(progress_words(len(outcome.finished), len(outcome.failures), cells))
+    (store.root / WORK / LOCKS / name).unlink(missing_ok=True)  # nobody else ever asks for it
     return outcome
 
 
@@ -262,14 +264,29 @@ def _ways(lines: Sequence[RunSettings]) -> dict[str, RunSettings]:
     """For each way of running, settings with the methods of all its lines."""
     ways: dict[str, RunSettings] = {}
     for line in lines:
-        before = ways.setdefault(_way(line), replace(line, options={}, categories=(), seeds=()))
+        before = ways.setdefault(_way(line), _anywhere(line))
         for name, method in line.methods.items():
             if name in before.methods and before.methods[name].sha256 != method.sha256:
                 raise InputError(
                     f"method {name} is two files: {before.methods[name].path} and {method.path}; rename one"
                 )
-        ways[_way(line)] = replace(before, methods=before.methods | line.methods)
+        files = {name: replace(method, path=method.path.absolute()) for name, method in line.methods.items()}
+        ways[_way(line)] = replace(before, methods=before.methods | files)
     return ways
+
+
+def _anywhere(line: RunSettings) -> RunSettings:
+    """The settings with paths that mean the same in another working directory."""
+    return replace(
+        line,
+        options={},
+        categories=(),
+        seeds=(),
+        methods={},
+        root=line.root.absolute() if line.root is not None else None,
+        weights=line.weights.absolute() if isinstance(line.weights, Path) else line.weights,
+        out=line.out.absolute(),
+    )
 
 
 def _reused(store: Store, spec: CellSpec, alpha: float) -> CellSpec:

@@ -149,7 +149,11 @@ class Store:
     def held(self) -> Iterator[Holder]:
         """Who holds which unfinished work at this moment."""
         for path in sorted((self.root / WORK / LOCKS).glob("*")):
-            with path.open() as file:
+            try:
+                file = path.open()
+            except FileNotFoundError:  # a run that has ended meanwhile
+                continue
+            with file:
                 if _locked(file, fcntl.LOCK_SH, patience=0):
                     continue
                 try:
