@@ -30,6 +30,7 @@ from rdbench.benchmark.progress import SECONDS_BETWEEN_LINES, Reporter
 from rdbench.benchmark.results import CellFailure
 from rdbench.benchmark.store import Store, open_store
 from rdbench.errors import InputError
+from rdbench.words import count
 
 if TYPE_CHECKING:
     from rdbench.rd.precision import Precision
@@ -275,7 +276,9 @@ class _Nodes:
         self._refresh()
         if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            self._reporter.line(f"  Ray: {len(self._names or ())} nodes, {running} groups running or next")
+            self._reporter.line(
+                f"  Ray: {count(len(self._names or ()), 'node')}, {count(running, 'group')} running or next"
+            )
 
     def _refresh(self) -> None:
         import ray
@@ -293,6 +296,6 @@ class _Nodes:
 def _changes(before: set[str] | None, now: set[str]) -> Iterator[str]:
     if before is not None:
         if joined := len(now - before):
-            yield f"{joined} node{'s' * (joined > 1)} joined"
+            yield f"{count(joined, 'node')} joined"
         if left := len(before - now):
-            yield f"{left} node{'s' * (left > 1)} lost"
+            yield f"{count(left, 'node')} lost"
