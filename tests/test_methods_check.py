@@ -72,6 +72,13 @@ BAD: dict[str, tuple[str, str, str, str]] = {
         "files",
         "data; a method sees no files but those",
     ),
+    "reads the run's arguments": ("predict", "Path('/proc/self/cmdline').read_bytes()", "files", "/proc/self/cmdline"),
+    "trains on the calibration images": (
+        "fit",
+        "context.train(context.new_student(0), context.calibration, 0)",
+        "fit and save",
+        "trains on the calibration images",
+    ),
     "writes elsewhere": ("save", "(Path.home() / 'rdbench-strange').mkdir()", "fit and save", "does not let it do"),
     "starts a process": ("fit", "import subprocess; subprocess.run(['ls'])", "fit and save", "starts a process"),
     "walks up the stack": (

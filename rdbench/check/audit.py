@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -52,6 +53,8 @@ _LIBRARIES = tuple(
     }
 )
 """Python, its packages, rdbench itself, and what the system tells of itself: free to read."""
+_TELLING = re.compile(r"/proc/\d+/(task/\d+/)?(cmdline|environ)")
+"""What the system tells of the run's arguments: where the data lies, and not free to read."""
 _IMPORTING = ("<frozen importlib", "<frozen zipimport", os.path.dirname(importlib.__file__))
 _LOOKERS = ("inspect.py", "traceback.py")
 
@@ -124,7 +127,8 @@ class Auditor:
         name = os.path.realpath(os.fsdecode(path))
         if name == os.devnull or (self._inside(name, self._directory) and (self._writable or not writes)):
             return
-        if not writes and (name == self.source or any(self._inside(name, library) for library in _LIBRARIES)):
+        free = name == self.source or any(self._inside(name, library) for library in _LIBRARIES)
+        if not writes and free and not _TELLING.fullmatch(name):
             return
         if self._importing():
             return

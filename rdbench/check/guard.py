@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,12 @@ class Guard:
                     self.changed["students"].setdefault(f"{stage} changes the student of context.trained({seed})")
 
     def context(self, context: FitContext) -> FitContext:
-        """The same context, with an eye on the shared students."""
+        """The same context, with an eye on the shared students and on what is trained on."""
+
+        def train(student: nn.Module, images: NormalImages, seed: int, **options: Any) -> nn.Module:
+            if images is context.calibration:
+                raise InputError("trains on the calibration images, which the decision threshold is taken from")
+            return context.train(student, images, seed, **options)
 
         def trained(seed: int) -> Student:
             with self.audit.pausing():  # the benchmark keeps them on disk
@@ -90,7 +96,7 @@ class Guard:
                 self._students[seed] = _Snapshot(student)
             return student
 
-        return replace(context, trained=trained)
+        return replace(context, train=train, trained=trained)
 
     def inputs(self, batch: Batch) -> Callable[[], None]:
         """Remember a batch; the function returned notes what `predict` changed in it."""
