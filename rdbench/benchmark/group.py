@@ -25,6 +25,7 @@ from rdbench.benchmark.predicting import TestSet, predict_again, predict_group
 from rdbench.benchmark.progress import Reporter, Step
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Predictions, Provenance, Split, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
+from rdbench.datasets import load_category
 from rdbench.datasets.base import Category, MaskArray
 from rdbench.datasets.decode import DecodedImages, cores, decode_masks
 from rdbench.errors import InputError
@@ -94,8 +95,11 @@ def failed(bench: Bench, spec: CellSpec, stage: str, error: Exception) -> CellFa
         traceback="".join(traceback.format_exception(error)),
         bad_input=isinstance(error, InputError),
     )
-    path = bench.store.write_failure(failure)
-    bench.reporter.line(f"  FAILED {spec}: {failure.reason} (more in {path})")
+    try:
+        where = f"more in {bench.store.write_failure(failure)}"
+    except OSError as problem:  # a full disk, say, which may be what the cell failed of
+        where = f"the reason cannot be kept: {problem.strerror}"
+    bench.reporter.line(f"  FAILED {spec}: {failure.reason} ({where})")
     return failure
 
 
@@ -115,6 +119,7 @@ class _Group:
             self.test = TestSet(category, test, self._regions(test))
         finally:
             pool.shutdown(cancel_futures=True)
+        self._check_unchanged()
         self.context, self.shared = make_context(
             teacher=bench.teacher,
             train=self.train,
@@ -130,6 +135,16 @@ class _Group:
                 seconds = (result.cost["train_seconds"].value or 0.0) - self.train.seconds
                 passes = int(result.cost["train_passes"].value or 0)
                 self.shared.take_over(spec.seed, model / STUDENT, FitCost(max(seconds, 0.0), passes))
+
+    def _check_unchanged(self) -> None:
+        """The images read are to be those of the fingerprint, which was taken before."""
+        settings = self.bench.settings
+        now = load_category(settings.dataset, self.category.name, settings.root, self.spec.seed).fingerprint
+        if now != self.category.fingerprint:
+            raise InputError(
+                f"images of {settings.dataset}/{self.category.name} were changed while they were read; "
+                "run the same command again when they stay as they are"
+            )
 
     def _features(self, images: DecodedImages, step: Step) -> FeatureBank:
         teacher, device, spec = self.bench.teacher, self.bench.device, self.spec

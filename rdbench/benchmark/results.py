@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -192,12 +194,15 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Read what :meth:`save` wrote. Raises ValueError for anything else."""
-        with np.load(path, allow_pickle=False) as archive:
-            missing = set(cls.__dataclass_fields__) - set(archive.files)
-            if missing:
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-            values: dict[str, Any] = {name: archive[name] for name in cls.__dataclass_fields__}
+        """Read what :meth:`save` wrote. Raises ValueError for anything else, OSError for what cannot be read."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                missing = set(cls.__dataclass_fields__) - set(archive.files)
+                if missing:
+                    raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+                values: dict[str, Any] = {name: archive[name] for name in cls.__dataclass_fields__}
+        except (EOFError, NotImplementedError, AttributeError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+            raise ValueError(f"it is no archive of predictions: {error}") from error
         for name in ("conditions", "images"):
             values[name] = tuple(values[name].tolist())
         return cls(**values)
