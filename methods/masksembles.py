@@ -25,11 +25,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from rdbench.errors import InputError
 from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
 from rdbench.rd.anomaly import anomaly_map
 from rdbench.rd.student import Student
 from rdbench.uq.checkpoints import load_network, save_student
 from rdbench.uq.sampling import predict_from_samples
+
+DRAWS = 10_000
 
 
 @dataclass
@@ -104,11 +107,17 @@ def draw_masks(channels: int, members: int, scale: float, rng: np.random.Generat
     """(M, C) bool: masks with equally many ones, drawn at random from `scale` times as many positions.
 
     Positions that no mask keeps are dropped. As many positions are taken as leave `channels` of them on average (the
-    paper's formula, solved for the number of ones), and drawn again until that many are left.
+    paper's formula, solved for the number of ones), at least `channels`, and drawn again until that many are left.
+    Raises InputError if that does not come about in `DRAWS` draws.
     """
     ones = round(channels / (scale * (1 - (1 - 1 / scale) ** members)))
-    while True:
-        order = rng.permuted(np.tile(np.arange(round(ones * scale)), (members, 1)), axis=1)
+    positions = max(round(ones * scale), channels)
+    for _ in range(DRAWS):
+        order = rng.permuted(np.tile(np.arange(positions), (members, 1)), axis=1)
         masks = order < ones
         if (kept := masks.any(axis=0)).sum() == channels:
             return np.asarray(masks[:, kept])
+    raise InputError(
+        f"masksembles: no {members} masks of scale {scale:g} over {channels} channels were found in {DRAWS} draws; "
+        "change members or scale"
+    )

@@ -92,10 +92,23 @@ def predict_group(
                     run.calibration.record(0, chosen, prediction)
                     run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
         teacher_seconds = _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
+        first = calibration.batch(range(min(batch_size, len(calibration))))
         for run in [run for run in runs if run.failure is None]:
             with run.guarded():
+                _check_unmoved(run, _predict(run, first, len(first), device, seed, untouched))
                 _measure_alone(run, test, teacher, device, batch_size, seed)
     return teacher_seconds
+
+
+def _check_unmoved(run: MethodRun, again: Prediction) -> None:
+    """The first calibration images are to be predicted as they were before any test image was seen."""
+    for name, before in (("anomaly_score", run.calibration.scores), ("uncertainty", run.calibration.uncertainties)):
+        after = to_numpy(getattr(again, name))
+        if not np.allclose(after, before[0, : len(after)], rtol=1e-4, atol=1e-4 * float(before.std())):
+            raise BrokenMethod(
+                f"{name} of the first calibration images is no longer what it was before the test images: "
+                "the method learns from what it predicts"
+            )
 
 
 def _measure_alone(

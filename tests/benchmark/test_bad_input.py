@@ -176,6 +176,12 @@ class Strange:
             "4 members in a batch after 3 in another",
             1,
         ),
+        (
+            "self.seen = 0",
+            "self.seen += b; scores, uncertainty = torch.full((b,), self.seen + 0.0), torch.ones(b)",
+            "the method learns from what it predicts",
+            1,
+        ),
         ("pass", "batch.features[0].mul_(0)", "changed the images or the teacher's features in place", 1),
         ("pass", "batch.images.zero_(); raise KeyError('x')", "KeyError: 'x'", 1),
         ("next(context.teacher.parameters()).data.zero_()", "pass", "the method changed the teacher in place", 1),

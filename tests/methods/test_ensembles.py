@@ -290,6 +290,22 @@ def test_masks_keep_equally_many_channels_and_each_channel_is_kept_by_one(channe
     assert masks.any(axis=0).all()
 
 
+def test_masks_are_found_or_refused_in_words(draw_masks):
+    """(128, 8, 1.3) asks for fewer positions than channels by the paper's formula."""
+    for members in (1, 2, 5, 8, 16, 32):
+        for scale in (1.0, 1.3, 2.0, 3.7, 6.0):
+            try:
+                masks = draw_masks(128, members, scale, np.random.default_rng(0))
+            except InputError as error:
+                refusal = str(error)
+            else:
+                assert masks.shape == (members, 128)
+                assert masks.any(axis=0).all()
+                continue
+            assert f"no {members} masks of scale {scale:g} over 128 channels" in refusal
+    assert draw_masks(128, 8, 1.3, np.random.default_rng(0)).shape == (8, 128)
+
+
 def test_masks_overlap_less_as_the_scale_grows(draw_masks):
     def overlap(scale):
         masks = draw_masks(256, 2, scale, np.random.default_rng(1))
