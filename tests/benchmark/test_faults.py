@@ -1,0 +1,228 @@
+"""What the machine does to a run: killed at any moment, no room, no right to write, images that change under it.
+
+Whatever happens, finished cells stay whole, the message says what to do, and the same command ends where an undisturbed
+run does, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdbench.benchmark.store import Store
+from tests.command import QUICK, Command, start
+from tests.datasets import trees
+from tests.same import predictions_of
+
+KILLS = 50
+METHODS = ("-m", "deterministic,mc_dropout,deep_ensemble", "-o", "members=2", "-o", "samples=3")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ad2")
+    for category in ("rice", "vial"):
+        trees.mvtec_ad2(folder, category)
+    return folder
+
+
+def command(root: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("run", *METHODS, "--dataset", "mvtec_ad2", "--root", root, *QUICK, "--no-gallery", *more, "--out", out)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=300)
+    return process.returncode, " ".join(errors.split())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    code, errors = ended(start(*command(root, out)))
+    assert code == 0, errors
+    cells = predictions_of(out)
+    assert len(cells) == 6
+    return cells
+
+
+def test_killed_at_fifty_random_moments(root: Path, undisturbed: dict[Path, bytes], tmp_path: Path) -> None:
+    """Whatever stage it is in; a run that was faster than its kill loses a cell, so that there is more to be killed."""
+    moments = random.Random(0)
+    wanted = {path: content for path, content in undisturbed.items() if path.parts[1] == "vial"}
+    vial = command(root, tmp_path, "--category", "vial")
+    killed = 0
+    while killed < KILLS:
+        process = start(*vial)
+        try:
+            process.wait(moments.uniform(0.1, 6.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL)
+        there = predictions_of(tmp_path)
+        for path, content in there.items():  # what is there is whole
+            assert content == wanted[path]
+        if there and killed < KILLS:
+            shutil.rmtree(tmp_path / moments.choice(sorted(there)))
+    assert ended(start(*vial))[0] == 0
+    assert predictions_of(tmp_path) == wanted
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 60 MB: room to start, not for all that is fitted."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", place], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_costs_no_finished_cell(root: Path, undisturbed: dict[Path, bytes], small_disk: Path) -> None:
+    out = small_disk / "runs"
+    code, errors = ended(start(*command(root, out)))
+    assert code == 1
+    assert "No space left on device" in errors
+    assert "Traceback" not in errors
+    for path, content in predictions_of(out).items():
+        assert content == undisturbed[path]
+    subprocess.run(["mount", "-o", "remount,size=2g", small_disk], check=True)
+    assert ended(start(*command(root, out)))[0] == 0
+    assert predictions_of(out) == undisturbed
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_work(root: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    code, errors = ended(start(*command(root, small_disk / "runs")))
+    assert code == 2
+    assert f"cannot write results to {small_disk}/runs: Read-only file system; choose another --out" in errors
+
+
+SABOTAGE = '''"""Damages an image of another category while it is fitted."""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+from rdbench.protocol import Prediction
+
+@dataclass
+class Sabotage:
+    def fit(self, train, context):
+        image = Path(os.environ["SABOTAGED"])
+        if "vial" in str(image) and image.exists():
+            if os.environ["HOW"] == "deleted":
+                image.unlink()
+            else:
+                image.write_bytes(image.read_bytes()[:60])
+    def predict(self, batch):
+        scores = torch.rand(len(batch))
+        return Prediction(torch.ones(len(batch), *batch.images.shape[-2:]), scores, scores)
+    def save(self, directory): pass
+    def load(self, directory, context): pass
+'''
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated"])
+def test_an_image_that_goes_bad_during_a_run(
+    root: Path, undisturbed: dict[Path, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It costs its category alone; restored, the same command does the rest."""
+    data, mine, out = tmp_path / "data", tmp_path / "mine", tmp_path / "runs"
+    shutil.copytree(root, data)
+    mine.mkdir()
+    (mine / "sabotage.py").write_text(SABOTAGE)
+    image = sorted((data / "vial/test_public/good").iterdir())[0]
+    whole = image.read_bytes()
+    monkeypatch.setenv("SABOTAGED", str(image))
+    monkeypatch.setenv("HOW", how)
+    arguments = command(data, out, "-m", "sabotage", "--methods-dir", mine)
+    code, errors = ended(start(*arguments))
+    assert code == 2
+    assert "vial" in errors
+    assert image.name in errors or "are not those that the run was planned with" in errors
+    assert {path.parts[1] for path in predictions_of(out)} == {"rice"}
+    image.write_bytes(whole)
+    monkeypatch.setenv("SABOTAGED", "")
+    assert ended(start(*arguments))[0] == 0
+    cells = predictions_of(out)
+    assert {path: cells[path] for path in undisturbed} == undisturbed
+
+
+def test_images_that_change_while_they_are_read_make_no_result(
+    rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trees.mvtec_ad2(tmp_path / "data")
+    monkeypatch.setattr("rdbench.benchmark.group.decode_masks", lambda *arguments: change_then(folder, arguments))
+    done = rdbench(
+        "run", "-m", "deterministic", "--dataset", "mvtec_ad2", "--root", tmp_path / "data", *QUICK,
+        "--out", tmp_path / "runs",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "images of mvtec_ad2/vial were changed while they were read" in done.error()
+    assert not predictions_of(tmp_path / "runs")
+
+
+def change_then(folder: Path, arguments: tuple[object, ...]) -> object:
+    from rdbench.datasets.decode import decode_masks
+
+    trees.draw(sorted((folder / "train/good").iterdir())[0], seed=99)
+    return decode_masks(*arguments)  # type: ignore[arg-type]
+
+
+def test_two_runs_on_one_folder_do_each_cell_once(root: Path, undisturbed: dict[Path, bytes], tmp_path: Path) -> None:
+    """Started together, they share the groups out or one steps back with a reason; none spoils the other's cells."""
+    processes = [start(*command(root, tmp_path)) for _ in range(2)]
+    outcomes = [ended(process) for process in processes]
+    assert sorted(code for code, _ in outcomes)[0] == 0
+    for code, errors in outcomes:
+        assert code in (0, 2)
+        assert code == 0 or "at work on" in errors
+        assert "Traceback" not in errors
+    if any(code for code, _ in outcomes):
+        assert ended(start(*command(root, tmp_path)))[0] == 0
+    assert predictions_of(tmp_path) == undisturbed
+
+
+def test_many_small_cells_leave_nothing_behind(tmp_path: Path) -> None:
+    """The longest queue that the suite can afford, on two workers; `tests/speed/engines.py` has 10,000."""
+    from rdbench.benchmark.engines.local import Workers
+    from tests.benchmark.test_engines import make_task, run_with
+
+    files = set(os.listdir("/proc/self/fd"))
+    tasks = [make_task(tmp_path, ["tta"] * 1, seed) for seed in range(2000)]
+    resident = memory()
+    begun = time.monotonic()
+    outcomes, _ = run_with(Workers(2), tasks)
+    assert len(outcomes) == 2000
+    assert memory() - resident < 50, "megabytes that the driver has grown by"
+    assert set(os.listdir("/proc/self/fd")) == files
+    assert time.monotonic() - begun < 120
+
+
+def memory() -> float:
+    """Resident megabytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_what_is_there_after_faults_is_what_the_store_says(root: Path, tmp_path: Path) -> None:
+    """A cell directory without its result, as only a broken disk leaves it, is run again."""
+    assert ended(start(*command(root, tmp_path)))[0] == 0
+    before = predictions_of(tmp_path)
+    victim = sorted(before)[0]
+    (tmp_path / victim / "result.json").unlink()
+    assert len(list(Store(tmp_path).results())) == len(before) - 1
+    assert ended(start(*command(root, tmp_path)))[0] == 0
+    assert predictions_of(tmp_path) == before
