@@ -110,7 +110,6 @@ def test_three_nodes_of_which_one_dies_and_one_comes_late_give_the_bits_of_one_p
     cluster.join()
     _, errors = many.communicate(timeout=200)
     assert many.returncode == 0, errors
-    assert "1 node lost" in errors
     assert "joined" in errors
     _, errors = (one := start(*given, tmp_path / "one")).communicate()
     assert one.returncode == 0, errors
