@@ -34,9 +34,9 @@ class Status:
     def lines(self) -> Iterator[str]:
         """What is at work, failed and left over, in words."""
         for run in self.runs:
-            yield f"run: {run.what} (process {run.pid} on {run.host}, since {run.since})"
+            yield f"run: {_words(run)}"
         for group in self.groups:
-            yield f"at work: {group.what or group.name} (process {group.pid} on {group.host}, since {group.since})"
+            yield f"at work: {_words(group)}"
         for reason, cells in self.reasons:
             more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
             yield f"failed: {'; '.join(cells[:3])}{more}: {reason}"
@@ -49,11 +49,10 @@ class Status:
 def read_status(root: Path) -> Status:
     """What is going on in the store at `root`. Raises InputError if there is none."""
     store = open_store(root, create=False)
-    held = list(store.held())
+    held, begun = list(store.held()), _begun(root)
+    now = {holder.name for holder in store.held()} | {holder.name for holder in held}
     runs = [holder for holder in held if holder.name.startswith(RUN)]
     groups = [holder for holder in held if not holder.name.startswith(RUN)]
-    busy = tuple(holder.name for holder in groups)
-    begun = sorted(path.name for path in (root / WORK).glob("*") if path.is_dir() and path.name not in (LOCKS, "cells"))
     finished = Counter(path.parts[-4] for path in root.glob(f"[!.]*/*/*/{RESULT}"))
     failed: Counter[str] = Counter()
     reasons: dict[str, list[str]] = {}
@@ -67,8 +66,19 @@ def read_status(root: Path) -> Status:
             continue
         failed[failure.spec.path.parts[0]] += 1
         reasons.setdefault(failure.reason, []).append(str(failure.spec))
-    left = [name for name in begun if not name.startswith(busy)]
+    # A group may have begun, or ended, between one look and the next.
+    left = [name for name in _begun(root) if name in begun and not name.startswith(tuple(now))]
     return Status(finished, failed, list(reasons.items()), runs, groups, left)
+
+
+def _begun(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / WORK).glob("*") if path.is_dir() and path.name not in (LOCKS, "cells"))
+
+
+def _words(holder: Holder) -> str:
+    if not holder.host:
+        return f"{holder.name} (its lock file does not say by whom)"
+    return f"{holder.what or holder.name} (process {holder.pid} on {holder.host}, since {holder.since})"
 
 
 def progress_words(done: int, failed: int, cells: int) -> str:

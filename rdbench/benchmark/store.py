@@ -101,9 +101,12 @@ class Store:
 
     def _move_in(self, staged: Path, target: Path, spec: CellSpec) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # run again to keep its model
-            shutil.rmtree(target)
+        before = staged.with_name(f"{staged.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
+        if target.exists():  # run again to keep its model; aside in one step, so that nobody sees half of it
+            target.replace(before)
         staged.replace(target)
+        shutil.rmtree(before, ignore_errors=True)
         self.failure_path(spec).unlink(missing_ok=True)
 
     def rewrite(self, directory: Path, result: CellResult) -> None:
@@ -126,9 +129,9 @@ class Store:
         """Hold the unfinished work of that name; the system lets go of it when the process ends, however it ends.
 
         Yields a function that changes `what`, the words in which :meth:`held` tells others of the work.
-        Raises InputError if another process holds it.
+        Raises InputError if another process holds it, or the file system has no locks.
         """
-        with (self.work_directory(LOCKS) / name).open("a+") as file:
+        with (self.work_directory(LOCKS) / name).open("ab+", buffering=0) as file:
             if not _locked(file, fcntl.LOCK_EX, patience=0.5):
                 raise InputError(
                     f"another run is at work on this in {self.root}; run the same command again when it has ended"
@@ -138,10 +141,8 @@ class Store:
             def tell(words: str) -> None:
                 note = Holder(name=name, what=words, pid=os.getpid(), host=platform.node(), since=since)
                 with suppress(OSError):  # a full disk, say: the lock itself is held all the same
-                    file.seek(0)
-                    file.truncate()
-                    file.write(note.model_dump_json())
-                    file.flush()
+                    file.truncate(0)
+                    file.write(note.model_dump_json().encode())
 
             tell(what)
             yield tell
@@ -150,16 +151,13 @@ class Store:
         """Who holds which unfinished work at this moment."""
         for path in sorted((self.root / WORK / LOCKS).glob("*")):
             try:
-                file = path.open()
+                file = path.open("rb")
             except FileNotFoundError:  # a run that has ended meanwhile
                 continue
             with file:
                 if _locked(file, fcntl.LOCK_SH, patience=0):
                     continue
-                try:
-                    yield Holder.model_validate_json(file.read())
-                except ValidationError:  # caught in the middle of a change
-                    yield Holder(name=path.name, what="", pid=0, host="", since="")
+                yield _holder(path)
 
     def work_directory(self, name: str) -> Path:
         """A directory for unfinished work; it survives a killed run and is removed when the work is done."""
@@ -168,7 +166,7 @@ class Store:
         return path
 
 
-def _locked(file: IO[str], kind: int, patience: float) -> bool:
+def _locked(file: IO[bytes], kind: int, patience: float) -> bool:
     """Lock the file if that can be had within `patience` seconds; whoever reads who holds a lock holds it a moment."""
     end = time.monotonic() + patience
     while True:
@@ -179,6 +177,20 @@ def _locked(file: IO[str], kind: int, patience: float) -> bool:
             if time.monotonic() >= end:
                 return False
             time.sleep(0.05)
+        except OSError as error:
+            raise InputError(
+                f"{file.name} cannot be locked: {error.strerror}; put --out on a file system that has flock"
+            ) from None
+
+
+def _holder(path: Path) -> Holder:
+    """What a lock file that is held says; looks again if it is in the middle of a change."""
+    for _ in range(10):
+        try:
+            return Holder.model_validate_json(path.read_bytes())
+        except ValidationError:
+            time.sleep(0.01)
+    return Holder(name=path.name, what="", pid=0, host="", since="")  # a full disk, say
 
 
 def open_store(root: Path, *, create: bool) -> Store:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from rdbench.benchmark.results import CellFailure
 from rdbench.benchmark.status import read_status
-from rdbench.benchmark.store import FAILED, Store, open_store
+from rdbench.benchmark.store import FAILED, Holder, Store, open_store
 from rdbench.errors import InputError
 from tests.benchmark.test_engines import TOY
 from tests.benchmark.test_merge import write
@@ -43,6 +45,21 @@ def test_what_is_finished_failed_at_work_and_left_over_is_told(tmp_path: Path) -
     assert "begun and not finished: group-2" in lines
     assert "begun and not finished: group-1" not in lines
     assert "nothing is at work" in "\n".join(read_status(runs).lines())
+
+
+def test_a_group_that_begins_while_one_looks_is_not_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path, create=True)
+    looked, working = Store.held, ExitStack()
+
+    def held(self: Store) -> Iterator[Holder]:
+        yield from looked(self)
+        if not (tmp_path / ".work" / "group-1-made-with-torch").exists():
+            working.enter_context(store.lock("group-1", "toy/weave, seed 0"))
+            store.work_directory("group-1-made-with-torch")
+
+    monkeypatch.setattr(Store, "held", held)
+    with working:
+        assert not read_status(tmp_path).left
 
 
 def test_no_store_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +152,44 @@ def test_what_one_run_works_on_another_leaves_alone(store: Store) -> None:
             pass
     with store.lock("group"):
         pass
+
+
+def test_a_disk_that_fills_up_does_not_end_the_run_with_its_lock(store: Store) -> None:
+    """The note of who holds the lock is lost, nothing else."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with store.lock("group") as tell:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))  # as if there were room for 4 bytes
+            tell("much further")
+            assert [holder.name for holder in store.held()] == ["group"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_system_without_locks_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match="cannot be locked: No locks available"), store.lock("group"):
+        pass
+
+
+def test_a_cell_that_is_replaced_is_never_seen_half(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it is run again to keep its model: whoever removes the old one, removes it out of sight."""
+    directory = written(store, tmp_path)
+    removed: list[Path] = []
+    whole = shutil.rmtree
+
+    def watched(path: Path, **given: bool) -> None:
+        removed.append(Path(path))
+        whole(path, **given)
+
+    monkeypatch.setattr("shutil.rmtree", watched)
+    assert written(store, tmp_path) == directory
+    assert removed
+    assert directory not in removed
+    assert [found for found, _ in store.results()] == [directory]
+    assert not list((store.root / ".work" / "cells").iterdir())
