@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -128,7 +129,7 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
             done += len(task.specs)
             yield task
 
-    name = f"{RUN}{platform.node()}-{os.getpid()}"
+    name = f"{RUN}{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers may share name and number
     with (
         store.lock(name) as tell,
         reporter.step("cells", plan.waiting, "cells") as step,
@@ -144,15 +145,22 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
 
 
 def _note(outcome: Outcome, task: Task, came: TaskOutcome) -> None:
-    failed = {failure.spec.path for failure in came.failures}
-    for failure in came.failures:
+    with_model = {spec.path: part.settings.keep_models for part in task.parts for spec in part.specs}
+
+    def there(spec: CellSpec) -> bool:
+        return outcome.store.has(spec, with_model=with_model[spec.path])
+
+    # A worker that died may have finished some of the cells that are given up with it.
+    failures = [failure for failure in came.failures if not there(failure.spec)]
+    failed = {failure.spec.path for failure in failures}
+    for failure in failures:
         with suppress(OSError):  # a full disk, say
             outcome.store.write_failure(failure)
         outcome.failures.append(failure.model_copy(update={"traceback": ""}))
     finished = [spec for spec in task.specs if spec.path not in failed]
     if came.bad_input:
         outcome.bad_input.append(f"{task}: {came.bad_input}")
-        finished = [spec for spec in finished if outcome.store.has(spec)]
+        finished = [spec for spec in finished if there(spec)]
     outcome.finished += finished
 
 

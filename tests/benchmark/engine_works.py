@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 from rdbench.benchmark.engines.task import Task, TaskOutcome
 from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.store import open_store, sha256
+from tests.made_up import make_cell, make_predictions
 
 
 def nothing(task: Task, reporter: Reporter) -> TaskOutcome:
@@ -42,6 +45,20 @@ def _act(name: str, once: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "forks" if os.fork() == 0:
             time.sleep(60)
+        case "scribbles":  # over the pipe, whose number is the process's argument
+            os.write(int(sys.argv[1]), b"\0\0\0\3abc")
+            time.sleep(60)
+
+
+def finishes_one_and_dies(task: Task, reporter: Reporter) -> TaskOutcome:
+    """Bring the first cell into the store, then die in the benchmark's own code."""
+    store = open_store(task.parts[0].settings.out, create=True)
+    if not store.has(task.specs[0]):
+        directory = store.work_directory("made-up")
+        make_predictions().save(directory / "predictions.npz")
+        result = make_cell(task.specs[0].method, predictions_sha256=sha256(directory / "predictions.npz"))
+        store.write(result, directory / "predictions.npz")
+    os._exit(9)
 
 
 def untrained_map(task: Task, reporter: Reporter) -> TaskOutcome:

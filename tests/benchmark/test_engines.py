@@ -20,7 +20,8 @@ from rdbench.benchmark.engines.local import Workers
 from rdbench.benchmark.engines.task import Part, Task, TaskOutcome
 from rdbench.benchmark.plan import RunSettings, make_settings
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.store import Store
+from rdbench.benchmark.run import Plan, run_plan
+from rdbench.benchmark.store import FAILED, Store, open_store
 from tests.benchmark import engine_works
 from tests.command import start
 from tests.made_up import make_spec
@@ -84,6 +85,25 @@ def test_a_cell_that_takes_too_long_is_stopped_and_the_rest_goes_on(tmp_path: Pa
     assert time.monotonic() - begun < 30
 
 
+def test_a_worker_that_cannot_be_understood_was_not_killed_by_the_system(tmp_path: Path) -> None:
+    outcomes, _ = run_with(Workers(1), [make_task(tmp_path, ["scribbles"])])
+    (outcome,) = outcomes.values()
+    assert reasons(outcome) == {"scribbles": "the worker process lost its connection to the run while predicting"}
+
+
+def test_cells_that_a_dying_worker_had_finished_have_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(tmp_path, ["tta", "deterministic"])
+    store = open_store(tmp_path, create=True)
+    monkeypatch.setattr("rdbench.benchmark.run.run_task", engine_works.finishes_one_and_dies)
+    with Workers(1) as engine:
+        outcome = run_plan(Plan(store, (), (task,)), Reporter(Console(quiet=True)), engine)
+    assert [spec.method for spec in outcome.finished] == ["tta"]
+    assert [failure.spec.method for failure in outcome.failures] == ["deterministic"]
+    assert [path.name for path in (tmp_path / FAILED).iterdir()] == [store.failure_path(task.specs[1]).name]
+
+
 def test_a_process_that_died_for_no_fault_of_the_cell_is_forgiven(tmp_path: Path) -> None:
     outcomes, _ = run_with(Workers(2), [make_task(tmp_path, ["dies_once"], seed) for seed in range(3)])
     assert len(outcomes) == 3
@@ -106,18 +126,20 @@ def test_workers_share_the_cores_and_nothing_of_them_is_left(tmp_path: Path, mon
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from tests.benchmark.test_engines import *;"
-        f"run_with(Workers(1), [make_task(Path({str(tmp_path)!r}), ['tta', 'hangs'])])"
+        f"run_with(Workers(1), [make_task(Path({str(tmp_path)!r}), ['tta', 'forks', 'hangs'])])"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    while not (tmp_path / "done.txt").exists():
+    while not (tmp_path / "done.txt").exists() or "forks" not in done(tmp_path):
         time.sleep(0.1)
-    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    (child,) = children(parent.pid)
+    (grandchild,) = children(child)
     parent.kill()
     parent.wait()
     end = time.monotonic() + 10
-    while running(int(child)) and time.monotonic() < end:
+    while (running(child) or running(grandchild)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not running(int(child))
+    assert not running(child)
+    assert not running(grandchild), "it would hold the group's lock"
 
 
 def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(tmp_path: Path) -> None:
@@ -133,6 +155,10 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(tmp_path: Path) -> None:
     assert "the same command goes on" in errors
     assert children
     assert not any(running(int(child)) for child in children)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def running(pid: int) -> bool:

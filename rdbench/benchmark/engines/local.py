@@ -188,9 +188,9 @@ class Workers:
         cell = worker.cell
         with suppress(subprocess.TimeoutExpired):  # its pipe ends before it does, and how it ends is to be said
             worker.process.wait(timeout=2.0)
-        printed = self._end(worker)
         doing = f"while {GOES_ON[worker.stage]}" if cell is not None else "between cells"
-        reason = f"the worker process {_ending(worker.process.returncode)} {doing}"
+        reason = f"the worker process {_ending(worker.process.poll())} {doing}"
+        printed = self._end(worker)
         place = cell.path if cell is not None else None
         attempt.deaths[place] += 1
         if attempt.deaths[place] > 1:
@@ -284,7 +284,9 @@ def _next_attempt(tasks: Iterator[Task]) -> _Attempt | None:
     return None if task is None else _Attempt(task, task)
 
 
-def _ending(code: int) -> str:
+def _ending(code: int | None) -> str:
+    if code is None:  # its pipe was closed, or written to, by another than it
+        return "lost its connection to the run"
     if code >= 0:
         return f"ended by itself (exit code {code})"
     try:

@@ -7,6 +7,7 @@ code runs, and outcomes. Ends when the pipe does, whatever it is doing: no worke
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -56,8 +57,9 @@ class _CellClock:
         now = time.monotonic()
         if self._cell is not None:
             self._spent[self._cell.path] += now - self._since
-        self._cell, self._since = cell, now
+        self._cell = cell
         self._sender.send("at", cell, stage, self._spent[cell.path] if cell is not None else 0.0)
+        self._since = time.monotonic()  # the run may have been suspended meanwhile, which no cell is to pay for
 
 
 def main() -> None:
@@ -71,7 +73,10 @@ def main() -> None:
             while True:
                 tasks.put(connection.recv())
         except (EOFError, OSError):
-            os._exit(0)
+            if os.getpgrp() == os.getpid():  # with all that it has started, which would go on holding the group's lock
+                os.killpg(0, signal.SIGKILL)
+        finally:
+            os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
     sender = _Sender(connection)
