@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, CellSpec, Predictions
-from rdbench.benchmark.store import open_store, read_predictions
+from rdbench.benchmark.store import read_predictions
 from rdbench.errors import InputError
 from rdbench.registry import find_methods
 from rdbench.report.entries import Source
@@ -22,6 +24,15 @@ from rdbench.shifts import parse_shift
 
 TOLERANCE = 1e-5
 """Of scores, relative to their spread: what another thread count or library version may change."""
+PIXEL_TOLERANCE = 1e-4
+"""Of pixel figures of equal scores: what bins and ties may move."""
+
+EXACT = ("conditions", "images", "parts", "labels", "defects", "lightings")
+NUMBERS = (
+    "scores", "uncertainties", "member_scores", "calibration_scores", "calibration_uncertainties",
+    "calibration_members",
+)  # fmt: skip
+"""Of predictions: what must be equal, and what may move by `TOLERANCE`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def rerun(
     methods_dir: Path | None,
     reporter: Reporter,
 ) -> Iterator[Verdict]:
-    """Run `count` cells, drawn by `seed`, once more from the images on, and hold their predictions beside the stored.
+    """Run `count` cells, drawn by `seed`, once more from the images on, and hold them beside the stored.
 
     A cell whose method file, data or weights are not those of the result is not run: the reason is the verdict.
     """
@@ -80,7 +91,7 @@ def rerun(
                 again = _run(settings(Path(folder) / "runs"), spec, reporter)
             if source.predictions is None:
                 raise InputError("its predictions are not there to be compared with")
-            yield _compare(source.result, source.predictions(), again)
+            yield compare(source.result, source.predictions(), *again)
         except (InputError, ValueError) as error:
             yield Verdict(spec, "rerun", "not possible", str(error))
 
@@ -111,36 +122,75 @@ def _settings(
     )  # fmt: skip
 
 
-def _run(settings: RunSettings, spec: CellSpec, reporter: Reporter) -> Predictions:
-    """The cell's predictions, made anew. Raises InputError if it cannot be run, or would not be the same cell."""
-    from rdbench.benchmark.run import run
+def _run(settings: RunSettings, spec: CellSpec, reporter: Reporter) -> tuple[CellResult, Predictions]:
+    """The cell, made anew. Raises InputError if it cannot be run, or would not be the same cell."""
+    from rdbench.benchmark.engines.local import InProcess
+    from rdbench.benchmark.run import make_plan, run_plan
 
-    outcome = run([settings], reporter)
+    with InProcess() as engine:
+        plan = make_plan([settings], reporter, engine)
+        [now] = [spec for task in plan.tasks for spec in task.specs]
+        for name, what in {"fingerprint": "the images are others", "weights_sha256": "the weights are others"}.items():
+            if getattr(now, name) != getattr(spec, name):
+                raise InputError(f"{what}: {name} is {getattr(now, name)[:12]}, was {getattr(spec, name)[:12]}")
+        outcome = run_plan(plan, reporter, engine)
     if outcome.bad_input or outcome.failures:
         reasons = [*outcome.bad_input, *(failure.reason for failure in outcome.failures)]
         raise InputError(f"it could not be run again: {'; '.join(reasons)}")
-    for directory, result in open_store(settings.out, create=False).results():
-        for name, what in {"fingerprint": "the images are others", "weights_sha256": "the weights are others"}.items():
-            if getattr(result.spec, name) != getattr(spec, name):
-                raise InputError(f"{what}: {name} is {getattr(result.spec, name)[:12]}, was {getattr(spec, name)[:12]}")
-        return read_predictions(directory, result)
-    raise InputError("it could not be run again")
+    [(directory, result)] = outcome.store.results()
+    return result, read_predictions(directory, result)
 
 
-def _compare(result: CellResult, stored: Predictions, again: Predictions) -> Verdict:
-    """Scores and uncertainties of calibration and test images, side by side."""
+def compare(result: CellResult, stored: Predictions, again: CellResult, predictions: Predictions) -> Verdict:
+    """Everything of a cell that was measured on images, but for times, beside what running it again gave."""
     spec = result.spec
-    if stored.images != again.images or stored.conditions != again.conditions:
-        return Verdict(spec, "rerun", "differs", "the images or conditions are others")
-    if not np.array_equal(stored.labels, again.labels):
-        return Verdict(spec, "rerun", "differs", "the labels are others")
-    worst = 0.0
-    equal = True
-    for name in ("scores", "uncertainties", "calibration_scores", "calibration_uncertainties"):
-        before, after = (np.asarray(getattr(each, name), np.float64) for each in (stored, again))
-        equal = equal and np.array_equal(before, after)
-        worst = max(worst, float(np.abs(before - after).max()) / (float(before.std()) or 1.0))
-    if equal:
-        return Verdict(spec, "rerun", "reproduced", "bit for bit")
+    problems = [f"the {name} are others" for name in EXACT if not _equal(stored, predictions, name)]
+    for name in NUMBERS:
+        if np.shape(getattr(stored, name)) != np.shape(getattr(predictions, name)):
+            problems.append(f"the {name} have another shape")
+    if _counts(result) != _counts(again):
+        problems.append("the numbers of images, or whether they are official, are others")
+    if problems:
+        return Verdict(spec, "rerun", "differs", "; ".join(problems))
+    worst = max(
+        _distance(*(np.asarray(getattr(each, name), np.float64) for each in (stored, predictions))) for name in NUMBERS
+    )
     words = f"scores and uncertainties within {worst:.2g} of their standard deviation"
-    return Verdict(spec, "rerun", "reproduced" if worst <= TOLERANCE else "differs", words)
+    if worst > TOLERANCE:
+        return Verdict(spec, "rerun", "differs", words)
+    if moved := [*_moved_pixels(result, again)]:
+        return Verdict(spec, "rerun", "differs", "; ".join(moved))
+    if all(_equal(stored, predictions, name) for name in NUMBERS) and result.pixel == again.pixel:
+        words = "bit for bit"
+    return Verdict(spec, "rerun", "reproduced", words)
+
+
+def _counts(result: CellResult) -> tuple[int | bool, ...]:
+    split = result.split
+    return split.train, split.calibration, split.test, split.test_anomalous, bool(split.custom)
+
+
+def _equal(stored: Predictions, again: Predictions, name: str) -> bool:
+    return np.array_equal(getattr(stored, name), getattr(again, name))
+
+
+def _distance(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """The largest difference over the standard deviation; infinity where either has a value that is no number."""
+    if not before.size:
+        return 0.0
+    distance = float(np.abs(before - after).max()) / (float(before.std()) or 1.0)
+    return distance if math.isfinite(distance) else math.inf
+
+
+def _moved_pixels(result: CellResult, again: CellResult) -> Iterator[str]:
+    """Pixel figures, which come of maps that are not stored, and so show when a cell is run again only."""
+    for condition in sorted(result.pixel.keys() | again.pixel.keys()):
+        said, found = result.pixel.get(condition, {}), again.pixel.get(condition, {})
+        for name in sorted(said.keys() | found.keys()):
+            before, after = (figures[name].value if name in figures else None for figures in (said, found))
+            if before is None or after is None:
+                same = before is after
+            else:
+                same = math.isclose(before, after, rel_tol=PIXEL_TOLERANCE, abs_tol=PIXEL_TOLERANCE)
+            if not same:
+                yield f"{condition}, {name}: {before}, but running it again gives {after}"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rdbench.benchmark.results import Predictions
+from rdbench.benchmark.results import CellResult, Figure, Predictions
 from rdbench.benchmark.store import PREDICTIONS, RESULT, open_store, sha256
+from rdbench.verify import compare
 from tests.command import QUICK, Command, Done
 from tests.datasets import trees
+from tests.made_up import make_cell, make_predictions
 
 RUN = ("--method", "deterministic,tta", "--shift", "exposure:2")
 
@@ -134,3 +139,59 @@ def test_other_images_or_another_method_file_are_not_run_again(
     shutil.rmtree(cell_of(runs, "deterministic"))
     done = rdbench("verify", runs, "--cells", 1, "--root", root)
     assert "is not the file that it was run with (SHA-256 000000000000)" in done.out
+
+
+def test_what_is_the_same_but_for_rounding_is_reproduced() -> None:
+    cell, stored = made_up()
+    again = replace(stored, scores=stored.scores + np.float32(1e-6))
+    assert compare(cell, stored, cell, stored).words == "bit for bit"
+    verdict = compare(cell, stored, cell, again)
+    assert verdict.outcome == "reproduced"
+    assert "of their standard deviation" in verdict.words
+
+
+def made_up() -> tuple[CellResult, Predictions]:
+    stored = make_predictions()
+    stored = replace(stored, member_scores=np.stack([stored.scores, stored.scores], axis=1))
+    return make_cell(conditions=stored.conditions), stored
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("calibration_uncertainties", lambda values: values * np.nan, "within inf"),
+        ("calibration_scores", lambda values: values[:-1], "calibration_scores have another shape"),
+        ("member_scores", lambda values: values + 1, "of their standard deviation"),
+        ("lightings", lambda values: np.array(["over"] * len(values)), "the lightings are others"),
+        ("parts", lambda values: values[::-1], "the parts are others"),
+    ],
+)
+def test_any_stored_array_that_was_changed_shows(name: str, change: Callable[[Any], Any], words: str) -> None:
+    cell, again = made_up()
+    verdict = compare(cell, replace(again, **{name: change(getattr(again, name))}), cell, again)
+    assert verdict.outcome == "differs"
+    assert words in verdict.words
+
+
+def test_pixel_figures_and_counts_that_were_changed_show() -> None:
+    again, predictions = made_up()
+    better = again.model_copy(deep=True)
+    better.pixel["clean"]["aupro_30"] = Figure(value=0.999)
+    verdict = compare(better, predictions, again, predictions)
+    assert verdict.outcome == "differs"
+    assert "clean, aupro_30: 0.999, but running it again gives" in verdict.words
+    claims = make_cell(conditions=predictions.conditions, custom="a folder of your own")
+    assert compare(again, predictions, claims, predictions).outcome == "differs"
+
+
+def test_a_cell_of_other_images_is_not_trained_first(
+    rdbench: Command, runs: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("it was run")
+
+    monkeypatch.setattr("rdbench.benchmark.run.run_task", refuse)
+    shutil.copytree(root, tmp_path / "other")
+    trees.draw(next((tmp_path / "other").rglob("train/good/*.png")), seed=99)
+    done = rdbench("verify", runs, "--cells", 1, "--root", tmp_path / "other")
+    assert "the images are others: fingerprint is" in done.out
