@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
@@ -9,17 +10,26 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from rdbench.benchmark.engines.data import pack_images, unpacked
 from rdbench.benchmark.engines.ray import RayCluster
+from rdbench.benchmark.engines.task import TaskOutcome
+from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.store import Store
 from rdbench.datasets import load_category
+from tests.benchmark.engine_works import nothing
 from tests.benchmark.test_engines import TOY, make_task, reasons, run_with
+from tests.benchmark.test_merge import write
 from tests.command import Command, start
 from tests.datasets import trees
 from tests.same import predictions_of
@@ -134,6 +144,63 @@ def test_a_cluster_that_is_not_there_is_said(rdbench: Command, tmp_path: Path) -
     assert done.code == 2
     assert "unknown engine 'rya'; did you mean ray" in done.error()
     assert "for --engine ray" in rdbench(*TOY, "-m", "tta", "--out", tmp_path, "--address", "auto").error()
+
+
+class MadeUpRay(SimpleNamespace):
+    """A cluster of one node, which answers each task with `answer` on the third look."""
+
+    def __init__(self, answer: object) -> None:
+        looks = iter(range(100))
+        super().__init__(
+            remote=lambda **_: lambda _: SimpleNamespace(remote=lambda *_: "reference"),
+            wait=lambda references, **_: (references if next(looks) > 1 else [], []),
+            get=lambda _: answer,
+            cancel=lambda *_, **__: None,
+            nodes=lambda: [{"NodeID": "1", "Alive": True, "Resources": {"CPU": 2.0}}],
+            cluster_resources=lambda: {"CPU": 2.0},
+            exceptions=SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=ZeroDivisionError),
+        )
+
+
+def ray_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path, cpus: int = 1
+) -> tuple[TaskOutcome, str, Store]:
+    """What comes of a task of the cell `tta`, seed 0, for which a node sends the directory `sent`."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(sent, arcname=".")
+    monkeypatch.setitem(sys.modules, "ray", MadeUpRay((TaskOutcome(), [packed.getvalue()])))
+    engine = RayCluster(None, cpus=cpus, gpus=0, device="cpu", cell_timeout=None, sync_data=False)
+    said = io.StringIO()
+    task = make_task(tmp_path / "runs", ["deterministic"])
+    with closing(engine.run([task], nothing, Reporter(Console(file=said, width=1000)))) as ended:
+        ((_, outcome),) = ended
+    return outcome, said.getvalue(), Store(tmp_path / "runs")
+
+
+def test_a_node_brings_in_the_cells_that_it_was_asked_for_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it sent that cannot be used costs its group, not the run."""
+    asked, other = write(tmp_path / "node", 0), write(tmp_path / "node", 1)
+    outcome, _, store = ray_outcome(tmp_path, monkeypatch, asked)
+    assert outcome == TaskOutcome()
+    assert [result.spec.seed for _, result in store.results()] == [0]
+    outcome, _, store = ray_outcome(tmp_path, monkeypatch, other)
+    assert "deterministic on toy/grid, seed 1 was not asked for" in outcome.bad_input
+    assert [result.spec.seed for _, result in store.results()] == [0]
+    (asked / "predictions.npz").write_bytes(b"cut off")
+    outcome, _, _ = ray_outcome(tmp_path, monkeypatch, asked)
+    assert "is not what the result was computed from" in outcome.bad_input
+
+
+def test_a_cluster_that_never_has_what_a_group_asks_for_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = write(tmp_path / "node", 0)
+    assert "no node has" not in ray_outcome(tmp_path, monkeypatch, sent)[1]
+    _, said, _ = ray_outcome(tmp_path, monkeypatch, sent, cpus=64)
+    assert "no node has what a group asks for (--cpus 64); waiting for one to join" in said
 
 
 def test_images_sent_to_a_node_are_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

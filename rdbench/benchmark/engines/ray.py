@@ -28,7 +28,7 @@ from rdbench.benchmark.engines.task import Task, TaskOutcome
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import SECONDS_BETWEEN_LINES, Reporter
 from rdbench.benchmark.results import CellFailure
-from rdbench.benchmark.store import Store, open_store
+from rdbench.benchmark.store import RESULT, Store, open_store, read_result
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -81,7 +81,7 @@ class RayCluster:
         try:
             ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            reason = str(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"no Ray cluster at {self._address}: {reason}; start one with `ray start`") from None
         if self._gpus is None:
             has_gpus = self._device == "auto" and ray.cluster_resources().get("GPU", 0) > 0
@@ -111,10 +111,10 @@ class RayCluster:
         flights: dict[Any, _Flight] = {}
         again: deque[_Flight] = deque()
         new = iter(tasks)
-        nodes = _Nodes(reporter)
+        nodes = _Nodes(reporter, self._cpus, self._gpus or 0.0)
         try:
             while True:
-                while again or len(flights) < AHEAD * nodes.slots(self._cpus, self._gpus or 0.0):
+                while again or len(flights) < AHEAD * nodes.slots():
                     flight = again.popleft() if again else None
                     if flight is None:
                         task = next(new, None)
@@ -124,7 +124,12 @@ class RayCluster:
                         if flight is None:
                             yield task, TaskOutcome(bad_input=refused)
                             continue
-                    given = images.of(flight.task)
+                    try:
+                        given = images.of(flight.task)
+                    except (InputError, OSError) as error:  # an image that has gone meanwhile
+                        flight.lock.close()
+                        yield flight.task, TaskOutcome(bad_input=str(error))
+                        continue
                     flights[remote.remote(work, flight.task, self._cpus, self._cell_timeout, given)] = flight
                 if not flights:
                     return
@@ -160,14 +165,26 @@ class RayCluster:
             flight.tries += 1
             reporter.line(f"  {flight.task}: {reason}; given to another")
             return None
-        store = open_store(flight.task.parts[0].settings.out, create=True)
-        for packed in cells:
-            with tempfile.TemporaryDirectory(dir=store.work_directory("cells")) as folder:
-                with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-                    archive.extractall(folder, filter="data")
-                store.adopt(Path(folder))
+        try:
+            _bring_in(cells, flight.task)
+        except (InputError, OSError, tarfile.TarError) as error:  # another version there, or a full disk here
+            reporter.line(f"  {flight.task}: what its node made cannot be kept: {error}")
+            return TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
         result: TaskOutcome = outcome
         return result
+
+
+def _bring_in(cells: Iterable[bytes], task: Task) -> None:
+    """Unpack finished cells into the store. Raises InputError for one that was not asked for, or is damaged."""
+    store = open_store(task.parts[0].settings.out, create=True)
+    wanted = {spec.path for spec in task.specs}
+    for packed in cells:
+        with tempfile.TemporaryDirectory(dir=store.work_directory("cells")) as folder:
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                archive.extractall(folder, filter="data")
+            if (sent := read_result(Path(folder) / RESULT).spec).path not in wanted:
+                raise InputError(f"{sent} was not asked for")
+            store.adopt(Path(folder))
 
 
 def _on_node(
@@ -259,17 +276,19 @@ class _Images:
 class _Nodes:
     """Watches which nodes there are."""
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+    def __init__(self, reporter: Reporter, cpus: int, gpus: float) -> None:
+        self._reporter, self._cpus, self._gpus = reporter, cpus, gpus
+        self._enough = True
+        """Whether any node has what a task asks for."""
         self._names: set[str] | None = None
         self._looked = self._said = 0.0
         self._resources: dict[str, float] = {}
 
-    def slots(self, cpus: int, gpus: float) -> int:
+    def slots(self) -> int:
         """How many tasks the cluster can run at once, at least one."""
         self._refresh()
-        by_gpu = self._resources.get("GPU", 0.0) // gpus if gpus else float("inf")
-        return max(1, int(min(self._resources.get("CPU", 0.0) // cpus, by_gpu)))
+        by_gpu = self._resources.get("GPU", 0.0) // self._gpus if self._gpus else float("inf")
+        return max(1, int(min(self._resources.get("CPU", 0.0) // self._cpus, by_gpu)))
 
     def look(self, running: int) -> None:
         """Say from time to time how many nodes and tasks there are."""
@@ -279,6 +298,9 @@ class _Nodes:
             self._reporter.line(
                 f"  Ray: {count(len(self._names or ()), 'node')}, {count(running, 'group')} running or next"
             )
+            if not self._enough:
+                asked = f"--cpus {self._cpus}" + (f" --gpus {self._gpus:g}" if self._gpus else "")
+                self._reporter.line(f"  Ray: no node has what a group asks for ({asked}); waiting for one to join")
 
     def _refresh(self) -> None:
         import ray
@@ -286,7 +308,10 @@ class _Nodes:
         if time.monotonic() - self._looked < 1.0:
             return
         self._looked = time.monotonic()
-        names = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        names = {node["NodeID"] for node in alive}
+        has = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]
+        self._enough = any(cpus >= self._cpus and gpus >= self._gpus for cpus, gpus in has)
         self._resources = ray.cluster_resources()
         for change in _changes(self._names, names):
             self._reporter.line(f"  Ray: {change}, {len(names)} now")
