@@ -76,7 +76,7 @@ def _settings(path: Path, entry: Entry, line: int, out: Path, device: str, keep_
     numbers: dict[str, Any] = {key: each.values[0] for key, each in entry.items() if key in NUMBERS}
     lists = {key: tuple(map(str, entry[key].values)) if key in entry else () for key in LISTS}
     pairs = [
-        f"{key.removeprefix('options.')}={','.join(map(_written, each.values))}"
+        f"{key.removeprefix('options.')}={','.join(map(str, each.values))}"
         for key, each in entry.items()
         if key.startswith("options.")
     ]
@@ -118,10 +118,6 @@ def _line_of(message: str, entry: Entry, line: int) -> int:
         if any(name in quoted for name in names):
             return each.line
     return next((each.line for key, each in entry.items() if key in (first, first + "s")), line)
-
-
-def _written(value: Scalar) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _entries(path: Path, text: str) -> Iterator[tuple[Entry, int]]:
@@ -178,7 +174,7 @@ def _values(path: Path, key: str, node: yaml.Node, kind: type | None) -> _Value:
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     values = []
     for each in nodes:
-        value = _scalar(each)
+        value = _scalar(each, kind)
         if kind is float and type(value) is int:
             value = float(value)
         if value is None or (kind is not None and type(value) is not kind):
@@ -188,21 +184,20 @@ def _values(path: Path, key: str, node: yaml.Node, kind: type | None) -> _Value:
     return _Value(tuple(values), _line(node))
 
 
-def _scalar(node: yaml.Node) -> Scalar | None:
-    """The value, None if it is none of ours; dates and numbers in base 60 (`lighting:3` is none) stay as written."""
-    if not isinstance(node, yaml.ScalarNode):
+def _scalar(node: yaml.Node, kind: type | None) -> Scalar | None:
+    """The value, None if it is none of ours. Texts and options are as written: 007, 1e-3, on and 12:30 stay so."""
+    tag = node.tag.rpartition(":")[2]
+    if not isinstance(node, yaml.ScalarNode) or tag == "null":
         return None
     text: str = node.value
     try:
-        match node.tag.rpartition(":")[2]:
+        match tag if kind is not None else "str":
             case "int":
                 return int(text)
             case "float":
                 return float(text)
             case "bool":
                 return text.lower() in ("true", "yes", "on")
-            case "null":
-                return None
     except ValueError:
         return text
     return text

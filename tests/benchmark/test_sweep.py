@@ -15,6 +15,7 @@ from rdbench.benchmark.run import Plan, Shard, make_plan
 from rdbench.benchmark.sweep import read_sweep
 from rdbench.errors import InputError
 from tests.command import Command
+from tests.datasets import trees
 from tests.same import predictions_of
 
 SMALL = """\
@@ -51,6 +52,43 @@ def test_a_sweep_is_every_combination_once(tmp_path: Path) -> None:
     assert ("mc_dropout", 3, "flange", 1) in found
     assert len({task.group_id for task in plan.tasks}) == len(plan.tasks) == 4
     assert not (tmp_path / "runs").exists(), "a plan writes nothing"
+
+
+def test_names_and_options_stay_as_they_are_written(tmp_path: Path) -> None:
+    """YAML would read 007 as 7, on as true and 12:30 as 750."""
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "odd.py").write_text(ODD)
+    for category in ("007", "on", "12:30"):
+        trees.mvtec_ad2(tmp_path / "data", category)
+    text = f"""\
+runs:
+  - methods: odd
+    methods_dir: {tmp_path}/methods
+    datasets: folder
+    root: {tmp_path}/data
+    categories: [007, on, 12:30]
+    options: {{mode: [off, on], rate: 1e-3, exact: true}}
+"""
+    (tmp_path / "sweep.yaml").write_text(text)
+    (line,) = read_sweep(tmp_path / "sweep.yaml", out=tmp_path / "runs", device="cpu")
+    assert line.categories == ("007", "on", "12:30")
+    assert line.options["odd"] == [{"mode": mode, "rate": 0.001, "exact": True} for mode in ("off", "on")]
+
+
+ODD = '''"""Options that YAML would read otherwise."""
+from dataclasses import dataclass
+from typing import Literal
+
+@dataclass
+class Odd:
+    mode: Literal["on", "off"] = "on"
+    rate: float = 0.1
+    exact: bool = False
+    def fit(self, train, context): ...
+    def predict(self, batch): ...
+    def save(self, directory): ...
+    def load(self, directory, context): ...
+'''
 
 
 def test_one_group_with_other_shifts_is_one_task(tmp_path: Path) -> None:
