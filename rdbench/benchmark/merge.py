@@ -32,7 +32,8 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     is written.
 
     Raises:
-        InputError: two stores have different predictions for one cell, or a cell is damaged. Nothing is written then.
+        InputError: two stores have different predictions or pixel figures for one cell, or a cell is damaged. Nothing
+            is written then. Or the disk is full: what was copied by then is whole.
     """
     stores = [open_store(source, create=False) for source in sources]
     chosen = {result.spec.path: directory for directory, result in Store(out).results()} if out.is_dir() else {}
@@ -53,14 +54,20 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     if conflicts:
         more = f", and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
         raise InputError(
-            "different predictions for one cell: " + "; ".join(conflicts[:SHOWN]) + more + "; nothing was merged, "
+            "different results for one cell: " + "; ".join(conflicts[:SHOWN]) + more + "; nothing was merged, "
             "remove the directory that is not to be trusted"
         )
     target = open_store(out, create=True)
     copied = 0
     for path, directory in chosen.items():
         if before.get(path) != directory:
-            target.adopt(directory)
+            try:
+                target.adopt(directory)
+            except OSError as error:
+                raise InputError(
+                    f"cannot copy {directory} to {out}: {error.strerror or error}; the cells that are there are whole, "
+                    "the same command goes on from here"
+                ) from error
             copied += path not in before
     for store in stores:
         _copy_failures(store, target)
@@ -68,8 +75,15 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
 
 
 def _same(directory: Path, result: CellResult, other: Path) -> bool:
-    """Whether two results of one cell say the same of every image; the archives may be packed differently."""
+    """Whether two results of one cell say the same of every image and its maps; the archives may be packed differently.
+
+    A pixel figure that one of them lacks, as from before it was measured, is no difference.
+    """
     known = read_result(other / RESULT)
+    for condition in result.pixel.keys() & known.pixel.keys():
+        mine, its = result.pixel[condition], known.pixel[condition]
+        if any(mine[name].value != its[name].value for name in mine.keys() & its.keys()):
+            return False
     if result.predictions_sha256 == known.predictions_sha256:
         return True
     ours, theirs = vars(read_predictions(directory, result)), vars(read_predictions(other, known))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rdbench.benchmark.merge import Merged, merge_stores
-from rdbench.benchmark.results import CellFailure
-from rdbench.benchmark.store import FAILED, PREDICTIONS, Store, open_store, sha256
+from rdbench.benchmark.results import CellFailure, Figure
+from rdbench.benchmark.store import FAILED, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
 from rdbench.errors import InputError
 from tests.command import Command
 from tests.made_up import make_cell, make_predictions, make_spec
@@ -59,9 +61,44 @@ def test_what_is_there_already_is_held_against_what_comes(tmp_path: Path) -> Non
     write(c, 0)
     before = predictions_of(c)
     write(a, 0, content=1)
-    with pytest.raises(InputError, match="different predictions for one cell"):
+    with pytest.raises(InputError, match="different results for one cell"):
         merge_stores([a], c)
     assert predictions_of(c) == before
+
+
+def test_equal_predictions_with_other_pixel_figures_are_refused(tmp_path: Path) -> None:
+    """They come of maps that are not stored, so that nothing else tells."""
+    a, b, c = (tmp_path / name for name in "abc")
+    cell = write(a, 0)
+    write(b, 0)
+    result = read_result(cell / RESULT)
+    result.pixel["clean"]["aupro_30"] = Figure(value=0.999)
+    Store(a).rewrite(cell, result)
+    with pytest.raises(InputError, match="different results for one cell: deterministic on toy/grid, seed 0"):
+        merge_stores([a, b], c)
+    assert not c.exists()
+
+
+def test_no_room_is_said_and_what_was_copied_is_whole(
+    rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, c = tmp_path / "a", tmp_path / "c"
+    cells = [write(a, seed) for seed in (0, 1)]
+    copy = shutil.copytree
+
+    def full(source: Path, to: Path) -> Path:
+        if source == max(cells):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copy(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copytree", full)
+        done = rdbench("merge", a, "--out", c)
+    assert done.code == 2
+    assert "No space left on device" in done.error()
+    assert len(predictions_of(c)) == 1
+    assert rdbench("merge", a, "--out", c).code == 0
+    assert predictions_of(c) == predictions_of(a)
 
 
 def test_archives_packed_otherwise_with_equal_content_are_equal(tmp_path: Path) -> None:
