@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,10 +24,12 @@ from rich.console import Console
 
 from rdbench.benchmark.engines.data import pack_images, unpacked
 from rdbench.benchmark.engines.ray import RayCluster
-from rdbench.benchmark.engines.task import TaskOutcome
+from rdbench.benchmark.engines.task import Task, TaskOutcome, run_task
 from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.results import PROTOCOL_VERSION
 from rdbench.benchmark.store import Store
 from rdbench.datasets import load_category
+from rdbench.errors import InputError
 from tests.benchmark.engine_works import nothing
 from tests.benchmark.test_engines import TOY, make_task, reasons, run_with
 from tests.benchmark.test_merge import write
@@ -213,3 +216,40 @@ def test_images_sent_to_a_node_are_the_images(tmp_path: Path, monkeypatch: pytes
     assert there.fingerprint == here.fingerprint
     assert [image.key for image in there.test] == [image.key for image in here.test]
     assert unpacked(b"not read again", "mvtec_ad2", "vial", here.fingerprint) == root
+
+
+def test_images_are_not_unpacked_where_somebody_else_put_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"rdbench-data-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    with pytest.raises(InputError, match="is not this user's own folder"):
+        unpacked(b"", "mvtec_ad2", "vial", "f" * 64)
+    assert not list((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--engine", "ray", "--workers", "2"), "--workers is for --engine local"),
+        (("--cpus", "2"), "are for --engine ray"),
+        (("--gpus", "1"), "are for --engine ray"),
+        (("--engine", "ray", "--gpus", "1.5"), "--gpus 1.5: a fraction or a whole number is wanted"),
+        (("--engine", "ray", "--gpus", "nan"), "--gpus nan: a fraction or a whole number is wanted"),
+    ],
+)
+def test_options_of_the_other_engine_are_not_ignored(
+    rdbench: Command, tmp_path: Path, given: tuple[str, ...], words: str
+) -> None:
+    done = rdbench(*TOY, "-m", "tta", "--out", tmp_path, *given)
+    assert done.code == 2
+    assert words in done.error()
+
+
+def test_a_node_with_another_protocol_makes_no_result(tmp_path: Path) -> None:
+    """It would carry the number of the protocol that the run was planned with."""
+    (part,) = make_task(tmp_path, ["deterministic"]).parts
+    other = part.specs[0].model_copy(update={"protocol": PROTOCOL_VERSION + 1})
+    outcome = run_task(Task((replace(part, specs=(other,)),)), Reporter(Console(quiet=True)))
+    assert "install one version everywhere" in outcome.bad_input

@@ -25,18 +25,22 @@ def choose_engine(
         (workers >= 1, f"--workers {workers}: at least 1"),
         (cell_timeout is None or cell_timeout > 0, f"--cell-timeout {cell_timeout}: more than 0 seconds"),
         (cpus >= 1, f"--cpus {cpus}: at least 1"),
-        (gpus is None or gpus >= 0, f"--gpus {gpus}: not negative"),
+        (gpus is None or 0 <= gpus <= 1 or gpus % 1 == 0 < gpus, f"--gpus {gpus}: a fraction or a whole number"),
     ]
     for holds, message in checks:
         if not holds:
             raise InputError(message + " is wanted")
     if name == "local":
-        if address is not None or sync_data:
-            raise InputError("--address and --sync-data are for --engine ray")
+        if address is not None or sync_data or cpus != 1 or gpus is not None:
+            raise InputError("--address, --cpus, --gpus and --sync-data are for --engine ray")
         if workers == 1 and cell_timeout is None:
             return InProcess()
         return Workers(workers, cell_timeout, gpus=_gpus() if workers > 1 and device in ("auto", "cuda") else ())
     if name == "ray":
+        if workers != 1:
+            raise InputError(
+                "--workers is for --engine local; on Ray, --cpus and --gpus say how many groups fit a node"
+            )
         from rdbench.benchmark.engines.ray import RayCluster
 
         return RayCluster(address, cpus=cpus, gpus=gpus, device=device, cell_timeout=cell_timeout, sync_data=sync_data)

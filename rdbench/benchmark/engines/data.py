@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
 import io
+import os
 import tarfile
 import tempfile
 from pathlib import Path
@@ -26,10 +26,14 @@ def pack_images(dataset: str, category: str, root: Path | None) -> bytes:
 def unpacked(packed: bytes, dataset: str, category: str, fingerprint: str) -> Path:
     """The root of a data set with this category, unpacked on this machine if no other process has done so before.
 
-    Raises InputError if there is no room for it.
+    Raises InputError if there is no room for it, or the place for it belongs to somebody else.
     """
-    home = Path(tempfile.gettempdir()) / f"rdbench-data-{getpass.getuser()}" / fingerprint[:20]
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mine = Path(tempfile.gettempdir()) / f"rdbench-data-{os.getuid()}"
+    mine.mkdir(exist_ok=True, mode=0o700)
+    if mine.is_symlink() or mine.stat().st_uid != os.getuid():  # everybody may write to /tmp
+        raise InputError(f"{mine} is not this user's own folder; remove it, or set TMPDIR to another place")
+    home = mine / fingerprint[:20]
+    home.mkdir(exist_ok=True)
     root = home / "root"
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.results import CellFailure, CellSpec
+from rdbench.benchmark.results import PROTOCOL_VERSION, CellFailure, CellSpec
 from rdbench.benchmark.store import open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
@@ -89,6 +89,11 @@ def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
     from rdbench.rd.runtime import keep_freed_memory
 
     settings, first = part.settings, part.specs[0]
+    if first.protocol != PROTOCOL_VERSION:
+        raise InputError(
+            f"rdbench here has protocol {PROTOCOL_VERSION}, the run was planned with {first.protocol}; "
+            "install one version everywhere"
+        )
     kept_memory = settings.keep_memory and keep_freed_memory()
     device = choose_device(settings.device)
     teacher = get_teacher(settings.backbone, settings.weights, str(device))
