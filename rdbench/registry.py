@@ -297,7 +297,7 @@ def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Metho
         sys.modules[module_name] = module  # dataclasses look their module up
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever a stranger's file raises
+        except (Exception, SystemExit) as error:  # whatever a stranger's file raises, or that it would end the program
             del sys.modules[module_name]
             raise BrokenMethod(f"{method.path} does not import: {type(error).__name__}: {error}") from error
     method_class = getattr(module, method.class_name)
@@ -308,6 +308,6 @@ def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Metho
         instance: Method = method_class(**options)
     except ValueError as error:
         raise InputError(f"method {method.name}: {error}") from error
-    except Exception as error:  # whatever a stranger's class raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's class raises
         raise BrokenMethod(f"{method.path}: {type(error).__name__}: {error}") from error
     return instance

@@ -199,3 +199,22 @@ def test_methods_come_from_installed_packages_too(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "package their-package"
+
+
+def test_a_file_that_ends_the_program_when_it_is_imported_is_broken(tmp_path: Path) -> None:
+    """Or `rdbench run` would end without a word, and with the exit code of success."""
+    method = """import sys
+from dataclasses import dataclass
+
+@dataclass
+class Quits:
+    def fit(self, train, context): ...
+    def predict(self, batch): ...
+    def save(self, directory): ...
+    def load(self, directory, context): ...
+
+sys.exit(0)
+"""
+    (tmp_path / "quits.py").write_text(method)
+    with pytest.raises(BrokenMethod, match="does not import: SystemExit: 0"):
+        load_method(find_methods(tmp_path)["quits"], {})
