@@ -92,7 +92,8 @@ def make_plan(
     tasks: dict[str, dict[str, list[CellSpec]]] = {}
     seen: set[Path] = set()
     with reporter.step("planning", sum(len(line.groups) for line in lines), "groups") as step:
-        for settings in lines:
+        # First those that keep models: a cell that is asked for twice is planned once, and is to have its model then.
+        for settings in sorted(lines, key=lambda line: not line.keep_models):
             for category, seed in settings.groups:
                 step.advance()
                 if shard is not None and not shard.has(settings, category, seed):
@@ -284,14 +285,16 @@ def _ways(lines: Sequence[RunSettings]) -> dict[str, RunSettings]:
 
 
 def _anywhere(line: RunSettings) -> RunSettings:
-    """The settings with paths that mean the same in another working directory."""
+    """The settings with paths that mean the same in another working directory and environment."""
+    data = os.environ.get("RDBENCH_DATA")
+    root = line.root or (Path(data) if data else None)
     return replace(
         line,
         options={},
         categories=(),
         seeds=(),
         methods={},
-        root=line.root.absolute() if line.root is not None else None,
+        root=root.absolute() if root is not None else None,
         weights=line.weights.absolute() if isinstance(line.weights, Path) else line.weights,
         out=line.out.absolute(),
     )

@@ -98,6 +98,23 @@ def test_one_group_with_other_shifts_is_one_task(tmp_path: Path) -> None:
     assert sorted(len(task.parts) for task in plan.tasks) == [1, 1, 2, 2]
 
 
+def test_a_cell_asked_for_twice_keeps_its_model_if_either_asks_for_that(tmp_path: Path) -> None:
+    text = SMALL + "  - methods: [deterministic]\n    seeds: [1]\n    keep_models: true\n"
+    plan = planned(tmp_path, text)
+    assert len(cells(plan)) == 2 * (2 + 2)
+    keeping = [part for task in plan.tasks for part in task.parts if part.settings.keep_models]
+    assert {(spec.method, spec.seed) for part in keeping for spec in part.specs} == {("deterministic", 1)}
+
+
+def test_a_task_says_where_the_data_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a node may be another."""
+    trees.mvtec_ad2(tmp_path / "data")
+    monkeypatch.setenv("RDBENCH_DATA", str(tmp_path / "data"))
+    text = SMALL.replace("[twill, flange]", "[vial]").replace("defaults:", "defaults:\n  datasets: mvtec_ad2")
+    plan = planned(tmp_path, text.replace("defaults:", "defaults:\n  backbones: embedded"))
+    assert {part.settings.root for task in plan.tasks for part in task.parts} == {tmp_path / "data"}
+
+
 def test_shards_are_disjoint_and_together_all(tmp_path: Path) -> None:
     text = SMALL.replace("seeds: [0, 1]", f"seeds: {list(range(20))}")
     whole = {spec.path for spec in cells(planned(tmp_path, text))}
