@@ -72,7 +72,7 @@ class KeptMethod:
             pixels = normalise(to_unit(images, self.device))
             seed_everything(spec.seed)
             prediction = self.method.predict(Batch(pixels, lambda: self.teacher(pixels)))
-        check_prediction(prediction, len(images), images.shape[1:3])
+        check_prediction(prediction, len(images), images.shape[1:3], pixels.device)
         return prediction
 
 

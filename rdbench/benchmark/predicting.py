@@ -220,7 +220,7 @@ def _predict(
     own = Batch(images, lambda: features)
     with teacher, handed, guarded_call(run.method), Stopwatch(device) as watch, count_passes() as passes:
         prediction = run.method.predict(own)
-    check_prediction(prediction, count, batch.images.shape[-2:])
+    check_prediction(prediction, count, images.shape[-2:], images.device)
     if measure:
         run.batch_seconds.append((count, watch.seconds))
         run.passes.update(passes)
@@ -229,8 +229,8 @@ def _predict(
     return prediction
 
 
-def check_prediction(prediction: Prediction, count: int, size: Sequence[int]) -> None:
-    """Hold a prediction of `count` images of `size` (H, W) against the protocol. Says in words what is wrong.
+def check_prediction(prediction: Prediction, count: int, size: Sequence[int], device: torch.device) -> None:
+    """Hold a prediction of `count` images of `size` (H, W) on `device` against the protocol. Says what is wrong.
 
     Raises BrokenMethod for what the method got wrong, InputError for NaN, which the data may be the cause of.
     """
@@ -246,17 +246,19 @@ def check_prediction(prediction: Prediction, count: int, size: Sequence[int]) ->
         value = getattr(prediction, name)
         if value is None and name == "uncertainty_map":
             continue
-        _check_tensor(name, value, shape, nonnegative=name != "anomaly_score")
+        _check_tensor(name, value, shape, device, nonnegative=name != "anomaly_score")
     if (members := prediction.member_scores) is not None:
-        _check_tensor("member_scores", members, (len(members), count), nonnegative=False)
+        _check_tensor("member_scores", members, (len(members), count), device, nonnegative=False)
 
 
-def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], nonnegative: bool) -> None:
+def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device, nonnegative: bool) -> None:
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         what = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise BrokenMethod(f"prediction.{name} is {what}, wanted a float32 tensor")
     if tuple(value.shape) != shape:
         raise BrokenMethod(f"prediction.{name} has shape {tuple(value.shape)}, wanted {shape}")
+    if value.device != device:
+        raise BrokenMethod(f"prediction.{name} is on {value.device}, wanted {device}, where the batch is")
     if not value.numel():
         raise BrokenMethod(f"prediction.{name} is empty")
     low, high = (float(bound) for bound in torch.aminmax(value))

@@ -57,7 +57,7 @@ class Subject:
         with torch.inference_mode():
             seed_everything(self.world.spec.seed)
             prediction = method.predict(batch)
-            check_prediction(prediction, len(indices), batch.images.shape[-2:])
+            check_prediction(prediction, len(indices), batch.images.shape[-2:], batch.images.device)
         return prediction
 
 

@@ -170,6 +170,7 @@ class Strange:
         ("pass", "uncertainty = uncertainty[:-1]", "prediction.uncertainty has shape", 1),
         ("pass", "scores = scores.double()", "prediction.anomaly_score is torch.float64", 1),
         ("pass", "return None", "predict returned NoneType", 1),
+        ("pass", "scores = scores.to('meta')", "prediction.anomaly_score is on meta, wanted cpu", 1),
         (
             "self.calls = iter(range(2, 99))",
             "return Prediction(maps, scores, uncertainty, None, torch.rand(next(self.calls), b))",

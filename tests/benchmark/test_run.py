@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from rdbench.benchmark.store import Store, read_predictions
@@ -259,3 +260,16 @@ def test_pixel_figures_at_another_size_are_other_cells(rdbench: Command, root: P
     assert set(found) == {None, (32, 32), (32, 64)}
     assert len({result.image["clean"]["image_auroc"].value for result in found.values()}) == 1
     assert len({result.pixel["clean"]["pixel_auroc"].value for result in found.values()}) == 3
+
+
+def test_images_may_be_wider_than_high(rdbench: Command, root: Path, tmp_path: Path) -> None:
+    """Width x height on the command line, (height, width) in the result; pictures and maps have that shape."""
+    methods = ("-m", "deterministic,tta", "--shift", "viewpoint:3")
+    done = rdbench(*RUN[:3], *QUICK, "--root", root, "--out", tmp_path, *methods, "--image-size", "96x64")
+    assert done.code == 0, done.err
+    for directory, result in Store(tmp_path).results():
+        assert result.spec.image_size == (64, 96)
+        assert all(figures["pixel_auroc"].value is not None for figures in result.pixel.values())
+        pictures = sorted((directory / "gallery").glob("*.webp")) or sorted((directory / "gallery").glob("*.jpg"))
+        with Image.open(pictures[0]) as picture:
+            assert picture.width > picture.height * 2

@@ -70,7 +70,7 @@ def test_images_need_not_be_square(fitted, world):
     wide = Images(world.test.images[..., :32, :].contiguous(), world.teacher)
     with torch.inference_mode():
         together, alone = method.predict(wide.batch([0, 1])), method.predict(wide.batch([1]))
-    check_prediction(together, 2, (32, 64))
+    check_prediction(together, 2, (32, 64), torch.device("cpu"))
     torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[1], atol=1e-5, rtol=1e-4)
 
 
