@@ -203,8 +203,17 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
 
 def _move_in(staging: Path, root: Path, layout: Layout) -> list[str]:
     """Move every folder that holds categories, with its files such as the licence, to `root`; or move nothing."""
-    homes = [home for depth in ("*", "*/*", "*/*/*") for home in sorted(staging.glob(depth)) if home.is_dir()]
-    homes = [home for home in homes if layout.find(home)]
+    every = [home for depth in ("*", "*/*", "*/*/*") for home in sorted(staging.glob(depth)) if home.is_dir()]
+    homes = [home for home in every if layout.find(home)]
+    # A category of one layout may hold folders that look like categories of another: the outermost are what is there.
+    outside = [home for home in every if not any(inner == home or inner in home.parents for inner in homes)]
+    for other in LAYOUTS.values():
+        for home in outside:
+            if other is not layout and (found := other.find(home)):
+                raise InputError(
+                    f"the archives hold {', '.join(found[:3])} in the layout of {other.name}: "
+                    f"use `rdbench datasets prepare {other.name}`; nothing was unpacked"
+                )
     categories = sorted(category for home in homes for category in layout.find(home))
     if not categories:
         raise InputError(f"the archives hold no category of {layout.name}; nothing was unpacked")

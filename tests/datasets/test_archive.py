@@ -51,6 +51,17 @@ def test_archives_of_single_categories_and_nested_folders(tmp_path: Path) -> Non
     assert list_categories("mvtec_ad2", tmp_path / "root") == ["can", "vial"]
 
 
+def test_archives_of_another_dataset_are_named_and_not_unpacked(tmp_path: Path) -> None:
+    trees.mvtec_ad2(tmp_path / "tree", "flange")
+    with tarfile.open(tmp_path / "flange.tar", "w") as archive:
+        archive.add(tmp_path / "tree" / "flange", "flange")
+    with pytest.raises(
+        InputError, match="hold flange in the layout of mvtec_ad2: use `rdbench datasets prepare mvtec_"
+    ):
+        prepare("mvtec_ad", [tmp_path / "flange.tar"], tmp_path / "root")
+    assert not list((tmp_path / "root").glob("*"))
+
+
 def test_a_zip_with_visas_table(tmp_path: Path) -> None:
     trees.visa(tmp_path / "source")
     with zipfile.ZipFile(tmp_path / "visa.zip", "w") as archive:
