@@ -10,18 +10,19 @@ Uncertainty: standard deviation of the members' scores, the bootstrap's own esti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
 from rdbench.rd.anomaly import anomaly_map
 from rdbench.uq.checkpoints import load_members, save_members
 from rdbench.uq.sampling import predict_from_samples
 from rdbench.uq.seeds import derive_seed, member_seeds
+from rdbench.uq.subsets import Subset
 
 
 @dataclass
@@ -35,7 +36,7 @@ class BootstrapEnsemble:
 
     def fit(self, train: NormalImages, context: FitContext) -> None:
         self.students: Sequence[nn.Module] = [
-            context.train(context.new_student(seed), Resample(train, derive_seed(seed, 0)), seed)
+            context.train(context.new_student(seed), resampled(train, derive_seed(seed, 0)), seed)
             for seed in member_seeds(context.seed, self.members)
         ]
 
@@ -52,19 +53,7 @@ class BootstrapEnsemble:
         self.students = load_members(self.members, directory, context)
 
 
-class Resample:
+def resampled(images: NormalImages, seed: int) -> Subset:
     """As many of the images as there are, drawn with replacement by `seed`."""
-
-    def __init__(self, images: NormalImages, seed: int) -> None:
-        self.images = images
-        self.drawn = torch.randint(len(images), (len(images),), generator=torch.Generator().manual_seed(seed))
-
-    def __len__(self) -> int:
-        return len(self.drawn)
-
-    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        return self.images.batch(self.drawn[torch.as_tensor(indices, dtype=torch.long)])
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        for indices in torch.arange(len(self)).split(size):  # type: ignore[no-untyped-call]
-            yield self.batch(indices)
+    generator = torch.Generator().manual_seed(seed)
+    return Subset(images, torch.randint(len(images), (len(images),), generator=generator))

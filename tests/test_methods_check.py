@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rdbench.check import guard
+from rdbench.check import watch
 from rdbench.check.checks import check_method
 from rdbench.check.new import method_source
 from rdbench.errors import InputError
@@ -190,7 +190,7 @@ BAD: dict[str, tuple[str, str, str, str]] = {
 def test_what_is_wrong_is_said_in_words(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where, code, check, words = BAD[fault]
     if fault == "hangs":
-        monkeypatch.setattr(guard, "SECONDS", 3.0)
+        monkeypatch.setattr(watch, "SECONDS", 3.0)
     (tmp_path / "strange.py").write_text(GOOD.replace(f"# {where}\n", f"{code}\n"))
     rows = {row.check: row for row in check_method("strange", methods_dir=tmp_path)}
     assert rows[check].outcome == "FAILED", rows

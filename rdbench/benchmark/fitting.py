@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from rdbench.benchmark.guard import Untouched, guarded_call
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
+from rdbench.errors import InputError
 from rdbench.protocol import FitContext, Method, NormalImages
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.precision import Precision, autocast
@@ -110,7 +111,7 @@ def make_context(
     """The context that every method of the group is fitted with, and the students they share."""
 
     def new_student(seed: int) -> Student:
-        return build_student(teacher.backbone, seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return build_student(teacher.backbone, seed, device)
 
     def train_on(
         student: nn.Module,
@@ -196,6 +197,11 @@ def load_fitted(method: Method, context: FitContext, shared: SharedStudents, dir
     cost = fit_cost(directory)
     if late := [seed for seed in dict.fromkeys(shared.asked) if seed not in cost.shared]:
         _write_cost(replace(cost, shared=(*cost.shared, *late)), directory)
+
+
+def refuse_training(*_: object, **__: object) -> NoReturn:
+    """What `train` and `trained` of a context are when a method that was kept is loaded, much later."""
+    raise InputError("load asks for training; it must read all it needs from its directory")
 
 
 def _untouched(context: FitContext) -> Untouched:

@@ -25,7 +25,7 @@ from rdbench.benchmark.predicting import TestSet, predict_again, predict_group
 from rdbench.benchmark.progress import Reporter, Step
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Predictions, Provenance, Split, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
-from rdbench.datasets import load_category
+from rdbench.datasets import fingerprint_now
 from rdbench.datasets.base import Category, MaskArray
 from rdbench.datasets.decode import DecodedImages, cores, decode_masks
 from rdbench.errors import InputError
@@ -139,8 +139,7 @@ class _Group:
     def _check_unchanged(self) -> None:
         """The images read are to be those of the fingerprint, which was taken before."""
         settings = self.bench.settings
-        now = load_category(settings.dataset, self.category.name, settings.root, self.spec.seed).fingerprint
-        if now != self.category.fingerprint:
+        if fingerprint_now(settings.dataset, self.category.name, settings.root) != self.category.fingerprint:
             raise InputError(
                 f"images of {settings.dataset}/{self.category.name} were changed while they were read; "
                 "run the same command again when they stay as they are"

@@ -49,17 +49,19 @@ class Untouched:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        changed = [(tensor, was) for tensor, was in self._tensors if not _equal(tensor, was)]
-        if changed:
-            with torch.no_grad():
-                for tensor, was in changed:
+        with torch.no_grad():
+            differ = [(_bits(tensor) != _bits(was)).any() for tensor, was in self._tensors]
+            changed = torch.stack(differ).tolist()  # all in one: a GPU is waited for once
+            for (tensor, was), differs in zip(self._tensors, changed, strict=True):
+                if differs:
                     tensor.copy_(was)
-        if changed and kind is None:
+        if any(changed) and kind is None:
             raise BrokenMethod(f"the method changed {self._what} in place; work on a copy: tensor.clone()")
 
 
-def _equal(tensor: Tensor, was: Tensor) -> bool:
-    return torch.equal(tensor, was) or bool(((tensor == was) | (tensor.isnan() & was.isnan())).all())
+def _bits(tensor: Tensor) -> Tensor:
+    """The tensor as integers, in which a NaN equals itself."""
+    return tensor.view((torch.uint8, torch.int16, torch.int32, torch.int64)[tensor.element_size().bit_length() - 1])
 
 
 def process_settings() -> dict[str, object]:

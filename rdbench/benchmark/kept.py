@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rdbench.benchmark.device import choose_device
-from rdbench.benchmark.fitting import seed_everything
+from rdbench.benchmark.fitting import refuse_training, seed_everything
 from rdbench.benchmark.images import FeatureBank, normalise, to_unit
 from rdbench.benchmark.predicting import check_prediction
 from rdbench.benchmark.results import CellResult
@@ -78,20 +77,12 @@ class KeptMethod:
 
 def _context(teacher: Teacher, seed: int, device: torch.device) -> FitContext:
     """A context that gives what loading needs, and refuses what only fitting does."""
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise InputError("a kept method asked for training while it was loaded; its `load` must read all it needs")
-
-    nothing = FeatureBank(np.empty((0, 32, 32, 3), np.uint8), teacher, device, "fp32", 1, Path())
     return FitContext(
         teacher=teacher,
-        calibration=nothing,
+        calibration=FeatureBank(np.empty((0, 32, 32, 3), np.uint8), teacher, device, "fp32", 1, Path()),
         device=device,
         seed=seed,
-        new_student=lambda student_seed: build_student(teacher.backbone, student_seed).to(
-            device,
-            memory_format=torch.channels_last,  # type: ignore[call-overload]
-        ),
-        train=refuse,
-        trained=refuse,
+        new_student=lambda student_seed: build_student(teacher.backbone, student_seed, device),
+        train=refuse_training,
+        trained=refuse_training,
     )

@@ -85,17 +85,17 @@ def predict_group(
             run.said = Said.empty(len(conditions), len(test.images))
         columns = np.arange(len(calibration))
         for start, batch in zip(range(0, len(calibration), batch_size), calibration.batches(batch_size), strict=True):
-            chosen = columns[start : start + batch_size]
+            chosen, handed = columns[start : start + batch_size], _Handed(batch, untouched)
             for run in [run for run in runs if run.failure is None]:
                 with run.guarded():
-                    prediction = _predict(run, batch, len(chosen), device, seed, untouched)
+                    prediction = _predict(run, handed, device, seed)
                     run.calibration.record(0, chosen, prediction)
                     run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
-        teacher_seconds = _predict_test(runs, test, conditions, teacher, device, batch_size, seed, reporter)
-        first = calibration.batch(range(min(batch_size, len(calibration))))
+        teacher_seconds = _predict_test(runs, test, conditions, teacher, untouched, device, batch_size, seed, reporter)
+        first = _Handed(calibration.batch(range(min(batch_size, len(calibration)))), untouched)
         for run in [run for run in runs if run.failure is None]:
             with run.guarded():
-                _check_unmoved(run, _predict(run, first, len(first), device, seed, untouched))
+                _check_unmoved(run, _predict(run, first, device, seed))
                 _measure_alone(run, test, teacher, device, batch_size, seed)
     return teacher_seconds
 
@@ -133,6 +133,7 @@ def _predict_test(
     test: TestSet,
     conditions: Sequence[Condition | None],
     teacher: Teacher,
+    untouched: Untouched,
     device: torch.device,
     batch_size: int,
     seed: int,
@@ -142,7 +143,6 @@ def _predict_test(
     keys = [image.key for image in test.category.test]
     lightings = [image.lighting for image in test.category.test]
     teacher_seconds: list[tuple[int, float]] = []
-    untouched = _untouched(teacher)
     with reporter.step("  testing", len(order) * len(conditions)) as step:
         for index, condition in enumerate(conditions):
             regions = test.regions_under(condition, seed)
@@ -160,9 +160,10 @@ def _predict_test(
                     _ = batch.features
                 if condition is None:
                     teacher_seconds.append((len(chosen), watch.seconds))
+                handed = _Handed(batch, untouched)
                 for run in [run for run in runs if run.failure is None]:
                     with run.guarded():
-                        prediction = _predict(run, batch, len(chosen), device, seed, untouched, condition is None)
+                        prediction = _predict(run, handed, device, seed, condition is None)
                         run.said.record(index, chosen, prediction)
                         _add_pixels(run.pixel[index], prediction, chosen, regions, test.category.test)
                 step.advance(len(chosen), note=str(condition or CLEAN))
@@ -189,7 +190,7 @@ def predict_again(
     with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(chosen), batch_size):
             images = normalise(to_unit(test.images[chosen[start : start + batch_size]], device))
-            prediction = _predict(run, Batch(images, partial(teacher, images)), len(images), device, seed, untouched)
+            prediction = _predict(run, _Handed(Batch(images, partial(teacher, images)), untouched), device, seed)
             maps.append(to_numpy(prediction.anomaly_map))
             if prediction.uncertainty_map is not None:
                 unsure.append(to_numpy(prediction.uncertainty_map))
@@ -200,29 +201,31 @@ def _untouched(teacher: Teacher) -> Untouched:
     return Untouched("the teacher", teacher.state_dict().values())
 
 
-def _predict(
-    run: MethodRun,
-    batch: Batch,
-    count: int,
-    device: torch.device,
-    seed: int,
-    teacher: Untouched,
-    measure: bool = False,
-) -> Prediction:
+class _Handed:
+    """A batch as one method after another gets it: what one changes in it or in the teacher is put back."""
+
+    def __init__(self, batch: Batch, teacher: Untouched) -> None:
+        self.images, self.features = batch.images, batch.features
+        self.teacher = teacher
+        self.tensors = Untouched("the images or the teacher's features", (self.images, *self.features))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _predict(run: MethodRun, handed: _Handed, device: torch.device, seed: int, measure: bool = False) -> Prediction:
     """One checked prediction; with `measure`, what it cost is added to the run."""
     seed_everything(seed)
     before = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    images, features = batch.images, batch.features
-    handed = Untouched("the images or the teacher's features", (images, *features))
-    own = Batch(images, lambda: features)
-    with teacher, handed, guarded_call(run.method), Stopwatch(device) as watch, count_passes() as passes:
-        prediction = run.method.predict(own)
-    check_prediction(prediction, count, images.shape[-2:], images.device)
+    batch = Batch(handed.images, lambda: handed.features)
+    with handed.teacher, handed.tensors, guarded_call(run.method), Stopwatch(device) as watch, count_passes() as passes:
+        prediction = run.method.predict(batch)
+    check_prediction(prediction, len(handed), handed.images.shape[-2:], handed.images.device)
     if measure:
-        run.batch_seconds.append((count, watch.seconds))
+        run.batch_seconds.append((len(handed), watch.seconds))
         run.passes.update(passes)
         if device.type == "cuda":
             run.working_bytes = max(run.working_bytes, torch.cuda.max_memory_allocated(device) - before)

@@ -20,7 +20,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from rdbench.benchmark.cost import ROLES, count_passes
-from rdbench.check.compare import (
+from rdbench.check.differences import (
     FORBIDDEN,
     first_difference,
     largest_move,
@@ -29,9 +29,9 @@ from rdbench.check.compare import (
     of_image,
     saved_files,
 )
-from rdbench.check.guard import Wrong
 from rdbench.check.roles import uncounted_modules
 from rdbench.check.subject import Subject
+from rdbench.check.watch import Wrong
 from rdbench.check.world import TEST, WILD, World
 from rdbench.errors import InputError
 from rdbench.registry import OptionValue, find_methods, get_method, parse_options

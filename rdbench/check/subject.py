@@ -8,16 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
-from rdbench.benchmark.fitting import fit, load_fitted, seed_everything
+from rdbench.benchmark.fitting import fit, load_fitted, refuse_training, seed_everything
 from rdbench.benchmark.predicting import check_prediction
-from rdbench.check.guard import Guard, Guarded
+from rdbench.check.watch import Guard, Guarded
 from rdbench.check.world import TEST, World
-from rdbench.errors import InputError
-from rdbench.protocol import FitContext, Prediction
+from rdbench.protocol import Prediction
 from rdbench.registry import MethodFile, OptionValue, load_method
 
 
@@ -48,7 +46,9 @@ class Subject:
         copy = Path(tempfile.mkdtemp(dir=self.world.scratch)) / "moved"
         shutil.copytree(directory, copy)
         method = self.new(**options)
-        load_fitted(method, _no_training(self.world.context), self.world.shared, copy)
+        load_fitted(
+            method, replace(self.world.context, train=refuse_training, trained=refuse_training), self.world.shared, copy
+        )
         return method
 
     def predict(self, method: Guarded, indices: Sequence[int] = range(TEST)) -> Prediction:
@@ -59,12 +59,3 @@ class Subject:
             prediction = method.predict(batch)
             check_prediction(prediction, len(indices), batch.images.shape[-2:], batch.images.device)
         return prediction
-
-
-def _no_training(context: FitContext) -> FitContext:
-    """The context as a kept method gets it for loading, much later."""
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise InputError("asks for training; load must read all it needs from its directory")
-
-    return replace(context, train=refuse, trained=refuse)

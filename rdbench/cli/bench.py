@@ -32,8 +32,8 @@ def bench(
         raise InputError(f"--precision {precision}: auto, fp32 or bf16 is wanted")
     import torch
 
-    from rdbench.benchmark.bench import LIMIT, TRAINING, measure_machine
     from rdbench.benchmark.device import choose_device
+    from rdbench.benchmark.speed import LIMIT, TRAINING, measure_machine
     from rdbench.rd.precision import resolve_precision
     from rdbench.rd.runtime import keep_freed_memory
 

@@ -21,6 +21,7 @@ __all__ = [
     "Category",
     "DatasetInfo",
     "ImageRecord",
+    "fingerprint_now",
     "list_categories",
     "load_category",
     "locate",
@@ -94,6 +95,18 @@ def load_category(
         read_image=read_image,
         read_mask=read_mask,
     )
+
+
+def fingerprint_now(dataset: str, category: str, root: Path | None) -> str:
+    """The fingerprint that a category has at this moment; no image is opened. Raises InputError if it is gone."""
+    if _info(dataset).name == "toy":
+        from rdbench.datasets import toy
+
+        return toy.load(category).fingerprint
+    from rdbench.datasets.fingerprint import fingerprint
+
+    home, scan = scan_category(dataset, category, root)
+    return fingerprint(home, fingerprinted_files(scan))
 
 
 def fingerprinted_files(scan: Scan) -> list[Path]:

@@ -79,11 +79,16 @@ class Student(nn.Module):
         return pyramid
 
 
-def build_student(backbone: Backbone, seed: int) -> Student:
-    """An untrained student on the CPU, the same for one `seed`; the global random state is left as it was."""
+def build_student(backbone: Backbone, seed: int, device: torch.device | str = "cpu") -> Student:
+    """An untrained student on `device`, in channels_last; the same for one `seed`, wherever it is.
+
+    The global random state is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Student(backbone)
+        student = Student(backbone)
+    student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return student
 
 
 def _halve(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:

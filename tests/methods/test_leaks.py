@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import rdbench.benchmark.engines.task as worker
-import rdbench.benchmark.group as group
 import rdbench.benchmark.run as planner
 from rdbench.benchmark.evaluate import evaluate_predictions
 from rdbench.benchmark.results import Predictions
@@ -49,7 +48,7 @@ def run(rdbench: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
                 read_image=lambda image: category.read_image(drawn[image.key]),
             )  # fmt: skip
 
-        for module in (worker, group, planner):
+        for module in (worker, planner):
             monkeypatch.setattr(module, "load_category", load)
         options = [part for option in SMALL for part in ("-o", option)]
         done = rdbench(

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rdbench.benchmark.bench import interleaved, measured_parts
 from rdbench.benchmark.cost import count_passes
 from rdbench.benchmark.device import choose_device
 from rdbench.benchmark.images import FeatureBank
+from rdbench.benchmark.speed import interleaved, measured_parts
 from rdbench.protocol import Batch, FitContext, Method
 from rdbench.rd.anomaly import anomaly_map
 from rdbench.rd.precision import Precision, autocast, resolve_precision
@@ -98,7 +98,7 @@ class World:
         )  # fmt: skip
 
     def untrained(self, seed: int) -> Student:
-        return build_student(self.teacher.backbone, seed).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return build_student(self.teacher.backbone, seed, self.device)
 
     def fitted(self, name: str) -> Method:
         """The method with its defaults, saved and loaded as a run does."""

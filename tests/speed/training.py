@@ -13,8 +13,8 @@ from statistics import median
 
 import torch
 
-from rdbench.benchmark.bench import LIMIT, STEPS, TRAINING, interleaved, measured_parts
 from rdbench.benchmark.device import choose_device
+from rdbench.benchmark.speed import LIMIT, STEPS, TRAINING, interleaved, measured_parts
 from rdbench.rd.precision import resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
 

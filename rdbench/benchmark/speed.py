@@ -66,7 +66,7 @@ def measured_parts(
     that of bottleneck and decoder.
     """
     teacher = load_teacher(backbone, "random", device)
-    student = build_student(teacher.backbone, 0).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    student = build_student(teacher.backbone, 0, device).eval()
     images = torch.randn(batch_size, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
     half = torch.bfloat16 if precision == "bf16" else torch.float32
     with torch.inference_mode(False), torch.no_grad(), autocast(device, precision):
