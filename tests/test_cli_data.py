@@ -24,7 +24,7 @@ def test_an_archive_is_unpacked_listed_and_verified(rdbench: Command, tmp_path: 
     done = rdbench("datasets", "prepare", "mvtec_ad", tmp_path / "bottle.tar.xz", "--root", root)
     assert done.code == 0, done.err
     assert "bottle" in done.out
-    assert "mvtec_ad  1 categories found" in rdbench("datasets", "--root", root).out
+    assert "mvtec_ad  1 category found" in rdbench("datasets", "--root", root).out
     done = rdbench("datasets", "verify", "mvtec_ad", "--root", root)
     assert done.code == 1, "20 training images are not the official number"
     assert "209" in done.out
@@ -32,7 +32,9 @@ def test_an_archive_is_unpacked_listed_and_verified(rdbench: Command, tmp_path: 
 
 def test_every_fault_is_printed_with_its_path(rdbench: Command, tmp_path: Path) -> None:
     home = trees.mvtec_ad(tmp_path, "mine")
-    assert rdbench("datasets", "verify", "mvtec_ad", "--root", tmp_path).code == 0
+    done = rdbench("datasets", "verify", "mvtec_ad", "--root", tmp_path)
+    assert done.code == 0
+    assert "custom data: mine is not an official category of mvtec_ad" in " ".join(done.out.split())
     broken = home / "train/good/003.png"
     broken.write_bytes(broken.read_bytes()[:50])
     (home / "ground_truth/dent/000_mask.png").unlink()
@@ -63,6 +65,9 @@ def test_shifts_are_listed_and_drawn(rdbench: Command, tmp_path: Path) -> None:
     done = rdbench("shifts", "preview", image, "--out", tmp_path / "sheet.png", "--kind", "defocus")
     assert done.code == 0, done.err
     assert Image.open(tmp_path / "sheet.png").width > 6 * 64
+    assert rdbench("shifts", "preview", image, "--out", tmp_path / "blur.png", "--kind", "blur").code == 0
+    heights = [Image.open(tmp_path / name).height for name in ("sheet.png", "blur.png")]
+    assert heights[1] > 1.9 * heights[0], "a group is all its kinds"
     assert rdbench("shifts", "preview", image, "--kind", "defocos", "--out", tmp_path / "s.png").code == 2
     assert rdbench("shifts", "preview", tmp_path / "none.png", "--out", tmp_path / "s.png").code == 2
     assert rdbench("shifts", "preview", image, "--out", tmp_path / "nowhere" / "s.png").code == 2

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rdbench.cli.common import stdout
 from rdbench.errors import InputError
+from rdbench.words import count
 
 NORMAL_IMAGES, EPOCHS = 240, 200
 
@@ -45,7 +46,7 @@ def bench(
     table = Table(
         title=f"{backbone}, {size[1]} x {size[0]} px, batches of {batch_size}, {kind} on {at}{threads}",
         title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        caption=f"Medians of {rounds} rounds. Limit: the GFLOP/s of a plain {LIMIT} of 256 channels.",
+        caption=f"Medians of {count(rounds, 'round')}. Limit: the GFLOP/s of a plain {LIMIT} of 256 channels.",
         caption_justify="left", caption_style="dim",
     )  # fmt: skip
     for name in ("Part", "GFLOP per image", "ms per image", "GFLOP/s", "of the limit"):

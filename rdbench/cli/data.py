@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rdbench.cli.common import EXIT_FAILED, MethodsDir, Root, progress, say, stdout
 from rdbench.errors import InputError
+from rdbench.words import count
 
 datasets_app = typer.Typer(help="List data sets; unpack, check and write them.")
 shifts_app = typer.Typer(help="List the shifts and look at them.")
@@ -30,11 +31,11 @@ def datasets(context: typer.Context, root: Root = None) -> None:
 
     for name, info in DATASETS.items():
         try:
-            found = f"{len(list_categories(name, root))} categories found"
+            found = f"{count(len(list_categories(name, root)), 'category')} found"
         except InputError:
             found = "not found"
         stdout.print(f"[bold]{name}[/bold]  {found}", highlight=False)
-        lines = (info.summary, f"{info.size}; {info.licence}", info.url)
+        lines = (info.summary, "; ".join(filter(None, (info.size, info.licence))), info.url)
         stdout.print(Padding(escape("\n".join(filter(None, lines))), (0, 0, 0, 2)), highlight=False)
 
 
@@ -49,7 +50,7 @@ def prepare(
 
     with progress("unpacking") as advance:
         found = unpack(dataset, archives, root, lambda files: advance(files, None))
-    say(f"{len(found)} categories in {root}: {', '.join(found)}")
+    say(f"{count(len(found), 'category')} in {root}: {', '.join(found)}")
 
 
 @datasets_app.command()
@@ -71,11 +72,13 @@ def verify(
         print(json.dumps(integrity.as_json(dataset, checks), indent=1))
     else:
         for check in checks:
-            counts = ", ".join(f"{split} {count}" for split, count in check.counts.items())
+            counts = ", ".join(f"{split} {images}" for split, images in check.counts.items())
             say(f"{check.category}: {counts}" + ("" if check.faults else ": sound"))
+            if check.custom:
+                say(f"  results on it count as those of custom data: {check.custom}")
             for fault in check.faults:
                 say(f"  {fault.kind}: {fault.message}")
-        say(f"{faults} faults in {len(checks)} categories")
+        say(f"{count(faults, 'fault')} in {count(len(checks), 'category')}")
     if faults:
         raise typer.Exit(EXIT_FAILED)
 
@@ -121,19 +124,16 @@ def shifts(context: typer.Context) -> None:
 def preview(
     image: Annotated[Path, typer.Argument(help="Any image.")],
     out: Annotated[Path, typer.Option(help="A PNG file.")] = Path("sheet.png"),
-    kind: Annotated[list[str] | None, typer.Option(help="Repeatable; all if not given.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="A kind or a group; repeatable; all if not given.")] = None,
     seed: Annotated[int, typer.Option(help="As of a run.")] = 0,
 ) -> None:
     """Draw an image under kinds x severities as one contact sheet."""
-    from rdbench.errors import unknown
-    from rdbench.shifts import KINDS
+    from rdbench.shifts import kinds_of
     from rdbench.shifts.preview import contact_sheet
 
-    for name in kind or ():
-        if name not in KINDS:
-            raise unknown("shift", name, KINDS)
+    kinds = [each for name in kind or ("all",) for each in kinds_of(name)]
     try:
-        contact_sheet(image, kind or (), seed).save(out)
+        contact_sheet(image, list(dict.fromkeys(kinds)), seed).save(out)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write the sheet to {out}: {error}") from error
     say(f"contact sheet written: {out}")
@@ -157,6 +157,6 @@ def export(
 
     with progress("private images") as advance:
         written = write_submission(run, out, root, method, seed, weights, device, methods_dir, advance)
-    say(f"{written.maps} maps written to {written.path}")
+    say(f"{count(written.maps, 'map')} written to {written.path}")
     if written.lacking:
         say(f"the server wants all eight objects; not in it: {', '.join(written.lacking)}")

@@ -91,7 +91,7 @@ def load_category(
         test=test,
         calibration_source=source,
         fingerprint=fingerprint(home, fingerprinted_files(scan), on_file),
-        custom=_custom(dataset, category, scan),
+        custom=why_custom(dataset, category, scan),
         read_image=read_image,
         read_mask=read_mask,
     )
@@ -203,7 +203,7 @@ def _enough(scan: Scan, kind: str, count: int, minimum: int) -> None:
         raise InputError(f"{scan.folder} has {count} {kind} images; at least {minimum} are needed{detail}: add images")
 
 
-def _custom(dataset: str, category: str, scan: Scan) -> str:
+def why_custom(dataset: str, category: str, scan: Scan) -> str:
     """Why this is not the official category, in words; empty if it is, as far as counts tell."""
     if not (official := DATASETS[dataset].counts):
         return "a folder of your own"

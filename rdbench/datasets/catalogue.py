@@ -114,9 +114,9 @@ DATASETS: dict[str, DatasetInfo] = {
         DatasetInfo(
             name="folder",
             summary="your own images, in folders laid out as any of the datasets above",
-            licence="yours",
+            licence="",
             url="",
-            size="yours",
+            size="",
             counts={},
         ),
     )

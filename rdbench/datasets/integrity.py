@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdbench.datasets import DATASETS, differences, fingerprinted_files, list_categories, scan_category
+from rdbench.datasets import DATASETS, differences, fingerprinted_files, list_categories, scan_category, why_custom
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.decode import cores
 from rdbench.datasets.files import read_image, read_mask_file
@@ -31,6 +31,8 @@ class CategoryCheck:
     """Split -> number of images found."""
     official: dict[str, int]
     """Split -> the official number; empty for a category that is not official."""
+    custom: str
+    """Why results on it count as those of custom data, in words; empty if they do not."""
     fingerprint: str
     """As it stands in results; empty if a file is missing or may not be read."""
     faults: tuple[Fault, ...]
@@ -67,6 +69,7 @@ def as_json(dataset: str, checks: Sequence[CategoryCheck]) -> dict[str, object]:
                 "category": check.category,
                 "counts": check.counts,
                 "official": check.official,
+                "custom": check.custom,
                 "fingerprint": check.fingerprint,
                 "faults": [
                     {"kind": fault.kind, "path": str(fault.path), "message": fault.message} for fault in check.faults
@@ -107,7 +110,7 @@ def _check(
         digest = fingerprint(home, fingerprinted_files(scan))
     except InputError:  # a file that is missing or may not be read is among the faults by now
         digest = ""
-    return CategoryCheck(name, counts, official, digest, tuple(faults))
+    return CategoryCheck(name, counts, official, why_custom(dataset, name, scan), digest, tuple(faults))
 
 
 def _examine(record: ImageRecord) -> tuple[str, list[Fault]]:

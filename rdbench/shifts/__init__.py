@@ -60,17 +60,22 @@ def parse_shift(text: str) -> tuple[Condition, ...]:
     name, colon, severity = text.strip().partition(":")
     if colon:
         return (_one(name, severity),)
-    if name == PUBLISHED:
-        return tuple(Condition(kind, 3) for kind in GROUPS[PUBLISHED])
+    severities = (3,) if name == PUBLISHED else SEVERITIES
+    return tuple(Condition(kind, severity) for kind in kinds_of(name) for severity in severities)
+
+
+def kinds_of(name: str) -> tuple[str, ...]:
+    """The kinds that a kind, a group or `all` (every kind but those of published work) stands for.
+
+    Raises InputError for an unknown name, with the nearest ones.
+    """
     if name == "all":
-        kinds = tuple(kind.name for kind in KINDS.values() if kind.group != PUBLISHED)
-    elif name in GROUPS:
-        kinds = GROUPS[name]
-    elif name in KINDS:
-        kinds = (name,)
-    else:
-        raise unknown("shift", name, [*KINDS, *GROUPS, "all"])
-    return tuple(Condition(kind, severity) for kind in kinds for severity in SEVERITIES)
+        return tuple(kind.name for kind in KINDS.values() if kind.group != PUBLISHED)
+    if name in GROUPS:
+        return GROUPS[name]
+    if name in KINDS:
+        return (name,)
+    raise unknown("shift", name, [*KINDS, *GROUPS, "all"])
 
 
 def _one(name: str, severity: str) -> Condition:

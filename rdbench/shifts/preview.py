@@ -11,18 +11,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rdbench.datasets import ImageRecord
 from rdbench.datasets.files import read_image
-from rdbench.shifts import KINDS, PUBLISHED, SEVERITIES, Condition, apply_shift
+from rdbench.shifts import KINDS, SEVERITIES, Condition, apply_shift
 
 _MARGIN, _LABEL = 6, 18
 
 
-def contact_sheet(
-    image: Path, kinds: Sequence[str] = (), seed: int = 0, side: int = 256, tile: int = 220
-) -> Image.Image:
+def contact_sheet(image: Path, kinds: Sequence[str], seed: int = 0, side: int = 256, tile: int = 220) -> Image.Image:
     """The image, shifted as a model sees it, one row per kind: clean, then severities 1 to 5, each with its level.
 
     Args:
-        kinds: names of :data:`rdbench.shifts.KINDS`; by default all but those of published work.
+        kinds: names of :data:`rdbench.shifts.KINDS`.
         side: the shorter side of the image that is shifted, in pixels.
         tile: the longer side of each picture on the sheet, in pixels.
 
@@ -32,14 +30,13 @@ def contact_sheet(
     scale = side / min(pixels.size)
     pixels = pixels.resize((round(pixels.width * scale), round(pixels.height * scale)), Image.Resampling.BILINEAR)
     clean = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
-    rows = list(kinds) or [kind.name for kind in KINDS.values() if kind.group != PUBLISHED]
     shrink = tile / max(pixels.size)
     width, height = max(round(pixels.width * shrink), 1), max(round(pixels.height * shrink), 1)
     step_x, step_y = max(width, tile) + _MARGIN, height + 2 * _LABEL + _MARGIN
-    sheet = Image.new("RGB", (step_x * (1 + len(SEVERITIES)) + _MARGIN, step_y * len(rows) + _MARGIN), "white")
+    sheet = Image.new("RGB", (step_x * (1 + len(SEVERITIES)) + _MARGIN, step_y * len(kinds) + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
-    for row, name in enumerate(rows):
+    for row, name in enumerate(kinds):
         top = _MARGIN + row * step_y
         for severity in (0, *SEVERITIES):
             left = _MARGIN + severity * step_x

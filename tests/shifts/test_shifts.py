@@ -21,7 +21,7 @@ from torch import Tensor
 from rdbench.datasets import load_category
 from rdbench.datasets.decode import decode_batches
 from rdbench.errors import InputError
-from rdbench.shifts import GROUPS, KINDS, STANDS_FOR, Condition, apply_shift, apply_to_mask, parse_shift
+from rdbench.shifts import GROUPS, KINDS, STANDS_FOR, Condition, apply_shift, apply_to_mask, kinds_of, parse_shift
 from rdbench.shifts.draws import Draws
 from rdbench.shifts.preview import contact_sheet
 from tests.datasets import trees
@@ -380,11 +380,11 @@ def test_the_contact_sheet(tmp_path: Path) -> None:
     sheet = contact_sheet(path, ["exposure", "dirt"], side=64, tile=50)
     assert sheet.mode == "RGB"
     assert sheet.width > 6 * 50
-    assert contact_sheet(path, side=64, tile=50).height > 6 * sheet.height
+    assert contact_sheet(path, kinds_of("all"), side=64, tile=50).height > 6 * sheet.height
     thin = trees.draw(tmp_path / "thin.png", (2, 400))
     assert contact_sheet(thin, ["exposure"], side=4, tile=50).height > 50
     with pytest.raises(InputError, match="does not exist"):
-        contact_sheet(tmp_path / "gone.png")
+        contact_sheet(tmp_path / "gone.png", ["exposure"])
 
 
 @pytest.mark.parametrize(("dataset", "name"), [
