@@ -13,7 +13,7 @@ from rdbench.errors import InputError
 from rdbench.report import member_curve
 from rdbench.report.columns import describe, title
 from rdbench.report.compare import Comparison, Comparisons, unit_name, written_p
-from rdbench.report.member_curve import MemberCurves
+from rdbench.report.reread import Reread
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -113,7 +113,7 @@ def _draw_pairs(figure: Figure, c: Comparison, y: int, at: dict[str, int]) -> No
     )
 
 
-def curve_figure(curves: MemberCurves) -> Figure:
+def curve_figure(curves: Reread) -> Figure:
     """One panel per metric: its mean over the number of members, with the standard deviation over seeds behind it."""
     if not curves.tables:
         raise InputError("there is no curve to draw")

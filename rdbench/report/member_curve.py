@@ -7,13 +7,12 @@ Holds for methods whose score and uncertainty are mean and standard deviation of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -24,9 +23,8 @@ from rdbench.metrics.detection import conformal_threshold
 from rdbench.metrics.readouts import first_members
 from rdbench.report.columns import title, written
 from rdbench.report.entries import Source
-from rdbench.report.rankings import FloatArray, Ranking, make_rankings, nan_mean
-from rdbench.report.reread import PLACE, Version, measure, pick_conditions, pick_methods, place_columns, predictions_of
-from rdbench.report.tables import ranking_title
+from rdbench.report.rankings import FloatArray, Ranking, nan_mean
+from rdbench.report.reread import PLACE, Reread, Row, Version, measure, predictions_of, reread
 
 METRICS = ("image_auroc", "augrc", "failure_auroc", "fpr")
 MEASURED = (*METRICS, "augrc_margin", "failure_auroc_margin", "fnr", "failures")
@@ -38,49 +36,20 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class MemberCurves:
-    """Figures over the number of members."""
-
-    rows: pd.DataFrame
-    """`COLUMNS`: one row per ranking, method, condition, number of members and metric of `MEASURED`."""
-    tables: tuple[tuple[str, pd.DataFrame], ...]
-    """The same rows by ranking, method and condition, each with its heading."""
-    words: list[str]
-    """Which methods are left out, and why."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for heading, rows in self.tables:
-            yield _table(heading, rows)
+def member_curves(sources: Sequence[Source], methods: Sequence[str] = (), conditions: Sequence[str] = ()) -> Reread:
+    """The curves of every method that has one, or of those named; see `reread`."""
+    return reread(sources, methods, conditions, COLUMNS, _left_out, _curves, _table)
 
 
-def member_curves(
-    sources: Sequence[Source], methods: Sequence[str] = (), conditions: Sequence[str] = ()
-) -> MemberCurves:
-    """The curves of every method that has one, or of those named.
+def _left_out(cells: list[Source]) -> str:
+    return next(filter(None, (why_no_curve(predictions_of(source)) for source in cells)), "")
 
-    Raises InputError for an unknown name, or predictions that cannot be used.
-    """
-    rankings = make_rankings(sources)
-    chosen, under = pick_methods(rankings, methods), pick_conditions(rankings, conditions)
-    tables: list[tuple[str, pd.DataFrame]] = []
-    left_out: dict[str, str] = {}
-    for ranking in rankings:
-        for m, name in enumerate(ranking.methods):
-            if name not in chosen:
-                continue
-            why = next(filter(None, (why_no_curve(predictions_of(s)) for s in ranking.cells_of(m))), "")
-            if why:
-                left_out[name] = why
-                continue
-            by_count = measure(ranking, _versions, MEASURED, [m], under)
-            for condition in under:
-                rows = [place_columns(ranking) | row for row in _rows(by_count, m, condition)]
-                if rows:
-                    heading = f"{ranking_title(ranking)} · {name} · {condition}"
-                    tables.append((heading, pd.DataFrame(rows, columns=list(COLUMNS))))
-    every = pd.concat([table for _, table in tables]) if tables else pd.DataFrame(columns=list(COLUMNS))
-    return MemberCurves(every, tuple(tables), [f"left out: {name}, {why}" for name, why in left_out.items()])
+
+def _curves(ranking: Ranking, methods: list[int], conditions: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
+    for m in methods:
+        by_count = measure(ranking, _versions, MEASURED, [m], conditions)
+        for condition in conditions:
+            yield f"{ranking.methods[m]} \N{MIDDLE DOT} {condition}", list(_rows(by_count, m, condition))
 
 
 def why_no_curve(predictions: Predictions) -> str:
@@ -116,7 +85,7 @@ def _versions(result: CellResult, predictions: Predictions) -> Iterator[Version]
         yield str(k), views(replace(predictions, scores=score, uncertainties=std)), threshold
 
 
-def _rows(by_count: dict[str, Ranking], m: int, condition: str) -> Iterator[dict[str, object]]:
+def _rows(by_count: dict[str, Ranking], m: int, condition: str) -> Iterator[Row]:
     for members, ranking in by_count.items():
         if condition not in ranking.conditions:
             return

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +18,8 @@ from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.readouts import READOUTS, read_out
 from rdbench.report.columns import UNDEFINED, title, written
 from rdbench.report.entries import Source
-from rdbench.report.rankings import Mean, Ranking, make_rankings
-from rdbench.report.reread import PLACE, Version, measure, pick_conditions, pick_methods, place_columns, predictions_of
-from rdbench.report.tables import ranking_title
+from rdbench.report.rankings import Mean, Ranking
+from rdbench.report.reread import PLACE, Reread, Row, Version, measure, predictions_of, reread
 
 METRICS = ("augrc", "aurc", "failure_auroc", "errors_caught_10")
 COLUMNS = (*PLACE, "method", "condition", "readout", "kind", "failures", "cells", "cells_with_failures", *METRICS)
@@ -36,52 +34,22 @@ SHOWN = {
 }
 
 
-@dataclass(frozen=True)
-class Readings:
-    """Every readout's figures."""
-
-    rows: pd.DataFrame
-    """`COLUMNS`: one row per ranking, method, condition and readout, the controls last."""
-    tables: tuple[tuple[str, pd.DataFrame], ...]
-    """The same rows by ranking and condition, each with its heading."""
-    words: list[str]
-    """Which methods have no members to read out and are left out."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for heading, rows in self.tables:
-            yield _table(heading, rows)
+def compare_readouts(sources: Sequence[Source], methods: Sequence[str] = (), conditions: Sequence[str] = ()) -> Reread:
+    """Figures of every readout, of each method with members or of those named, beside the controls; see `reread`."""
+    return reread(sources, methods, conditions, COLUMNS, without_members, _readings, _table)
 
 
-def compare_readouts(
-    sources: Sequence[Source], methods: Sequence[str] = (), conditions: Sequence[str] = ()
-) -> Readings:
-    """Figures of every readout, of each method with members or of those named, beside the controls.
-
-    Raises InputError for an unknown name, or predictions that cannot be used.
-    """
-    rankings = make_rankings(sources)
-    chosen, under = pick_methods(rankings, methods), pick_conditions(rankings, conditions)
-    tables: list[tuple[str, pd.DataFrame]] = []
-    left_out: dict[str, str] = {}
-    for ranking in rankings:
-        why = {m: without_members(ranking, m) for m, name in enumerate(ranking.methods) if name in chosen}
-        left_out |= {ranking.methods[m]: reason for m, reason in why.items() if reason}
-        with_members = [m for m, reason in why.items() if not reason]
-        by_readout = measure(ranking, _versions, MEASURED, with_members, under)
-        means = {name: found.mean() for name, found in by_readout.items()}
-        for condition in under:
-            rows = [row for m in with_members for row in _rows(ranking, by_readout, means, m, condition)]
-            if rows:
-                table = pd.DataFrame([place_columns(ranking) | row for row in rows], columns=list(COLUMNS))
-                tables.append((f"{ranking_title(ranking)} · {condition}", table))
-    every = pd.concat([table for _, table in tables]) if tables else pd.DataFrame(columns=list(COLUMNS))
-    return Readings(every, tuple(tables), [f"left out: {name}, {why}" for name, why in left_out.items()])
-
-
-def without_members(ranking: Ranking, method: int) -> str:
-    """Why the method has no members to read out, else an empty string."""
-    count = len(predictions_of(ranking.cells_of(method)[0]).calibration_members)
+def without_members(cells: list[Source]) -> str:
+    """Why a method's cells have no members to read out, else an empty string."""
+    count = len(predictions_of(cells[0]).calibration_members)
     return ("its predictions have no members", "one member alone has nothing to disagree with", "")[min(count, 2)]
+
+
+def _readings(ranking: Ranking, methods: list[int], conditions: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
+    by_readout = measure(ranking, _versions, MEASURED, methods, conditions)
+    means = {name: found.mean() for name, found in by_readout.items()}
+    for condition in conditions:
+        yield condition, [row for m in methods for row in _rows(ranking, by_readout, means, m, condition)]
 
 
 def _versions(result: CellResult, predictions: Predictions) -> Iterator[Version]:
@@ -101,7 +69,7 @@ def _versions(result: CellResult, predictions: Predictions) -> Iterator[Version]
 
 def _rows(
     ranking: Ranking, by_readout: dict[str, Ranking], means: dict[str, Mean], m: int, condition: str
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Row]:
     """One row per readout of the method, then one per control; nothing where it has no cell under the condition."""
     own = by_readout[OWN]
     if condition not in own.conditions:

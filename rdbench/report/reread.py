@@ -6,16 +6,20 @@ A version of a cell is measured by the same code as the cell itself, and average
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
 
 from rdbench.benchmark.evaluate import View
 from rdbench.benchmark.results import CLEAN, CellResult, Predictions
 from rdbench.errors import InputError, unknown
 from rdbench.metrics.cell import cell_metrics, check_sample
 from rdbench.report.entries import Source
-from rdbench.report.rankings import FloatArray, Ranking, with_mean_shifts
+from rdbench.report.rankings import FloatArray, Ranking, make_rankings, with_mean_shifts
+from rdbench.report.tables import ranking_title
 
 Version = tuple[str, Mapping[str, View], float]
 """Name, views by condition, threshold."""
@@ -23,6 +27,54 @@ Version = tuple[str, Mapping[str, View], float]
 EVERY = "all"
 PLACE = ("dataset", "custom", "backbone", "weights", "width", "height")
 """Columns that say what the results of a ranking have in common."""
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Reread:
+    """What stored predictions say when they are read again."""
+
+    rows: pd.DataFrame
+    """`PLACE`, then columns of their own."""
+    tables: tuple[tuple[str, pd.DataFrame], ...]
+    """The same rows in parts, each with its heading."""
+    words: list[str]
+    """Which methods are left out, and why."""
+    draw: Callable[[str, pd.DataFrame], Table]
+    """A heading and its rows, for a terminal."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for heading, rows in self.tables:
+            yield self.draw(heading, rows)
+
+
+def reread(
+    sources: Sequence[Source],
+    methods: Sequence[str],
+    conditions: Sequence[str],
+    columns: Sequence[str],
+    why_not: Callable[[list[Source]], str],
+    read: Callable[[Ranking, list[int], Sequence[str]], Iterable[tuple[str, list[Row]]]],
+    draw: Callable[[str, pd.DataFrame], Table],
+) -> Reread:
+    """Read the cells of `methods` (all if none is given) again, under `conditions`.
+
+    `why_not` says why a method's cells are left out, else nothing; `read` gives the parts, each by its heading, of a
+    ranking, methods in it and conditions. Raises InputError for an unknown name, or predictions that cannot be used.
+    """
+    rankings = make_rankings(sources)
+    chosen, under = pick_methods(rankings, methods), pick_conditions(rankings, conditions)
+    tables: list[tuple[str, pd.DataFrame]] = []
+    left_out: dict[str, str] = {}
+    for ranking in rankings:
+        why = {m: why_not(ranking.cells_of(m)) for m, name in enumerate(ranking.methods) if name in chosen}
+        left_out |= {ranking.methods[m]: reason for m, reason in why.items() if reason}
+        for heading, rows in read(ranking, [m for m, reason in why.items() if not reason], under):
+            if rows:
+                table = pd.DataFrame([place_columns(ranking) | row for row in rows], columns=list(columns))
+                tables.append((f"{ranking_title(ranking)} \N{MIDDLE DOT} {heading}", table))
+    every = pd.concat([table for _, table in tables]) if tables else pd.DataFrame(columns=list(columns))
+    return Reread(every, tuple(tables), [f"left out: {name}, {why}" for name, why in left_out.items()], draw)
 
 
 def measure(
@@ -95,7 +147,7 @@ def _pick(kind: str, known: Sequence[str], wanted: Sequence[str]) -> tuple[str, 
     return tuple(dict.fromkeys(wanted))
 
 
-def place_columns(ranking: Ranking) -> dict[str, object]:
+def place_columns(ranking: Ranking) -> Row:
     """`PLACE` of a ranking."""
     spec = ranking.spec
     height, width = spec.image_size
