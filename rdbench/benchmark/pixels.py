@@ -14,7 +14,7 @@ from rdbench.metrics.localization import AuseAccumulator, PixelAccumulator, Pixe
 Map = NDArray[np.float32]
 
 RESOLUTION = 1e-4
-"""What ties and bins may do to a pixel AUROC before it says so."""
+"""What ties and bins may do to a pixel AUROC before every figure from the same bins says so."""
 UNDEFINED = "no anomalous or no normal pixel"
 
 
@@ -52,19 +52,20 @@ class PixelTally:
 
     def figures(self) -> dict[str, Figure]:
         """The pixel figures by their names in the catalogue."""
-        auroc, resolution = _figure(self._maps.pixel_auroc(), UNDEFINED), self._maps.resolution()
-        if resolution > RESOLUTION:
-            auroc = auroc.model_copy(
-                update={"note": f"pixels of one value or bin may move it by up to {resolution:.2g}"}
-            )
-        figures = {
-            "pixel_auroc": auroc,
+        ranked = {
+            "pixel_auroc": _figure(self._maps.pixel_auroc(), UNDEFINED),
             "pixel_ap": _figure(self._maps.pixel_average_precision(), UNDEFINED),
             "aupro_30": _figure(self._maps.aupro(0.30), UNDEFINED),
             "aupro_05": _figure(self._maps.aupro(0.05), UNDEFINED),
             "aupimo": _figure(self._maps.aupimo(), "no anomalous or no normal image"),
-            "seg_f1": _figure(self._segmentation.f1(), "no anomalous pixel"),
         }
+        if (resolution := self._maps.resolution()) > RESOLUTION:
+            note = f"pixels of one value or bin may move the pixel AUROC by up to {resolution:.2g}"
+            ranked = {
+                name: figure if figure.value is None else figure.model_copy(update={"note": note})
+                for name, figure in ranked.items()
+            }
+        figures = ranked | {"seg_f1": _figure(self._segmentation.f1(), "no anomalous pixel")}
         if self._uncertainty is None:
             return figures | {"ause": Figure(value=None, note="the method gives no uncertainty map")}
         return figures | {"ause": _figure(self._uncertainty.ause(), "no pixel is wrong")}

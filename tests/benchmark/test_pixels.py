@@ -20,8 +20,11 @@ def test_a_pixel_auroc_that_bins_may_have_moved_says_so() -> None:
         mask[5:20, 5:20] = True
     maps = [(1 + (rng.gamma(2.0, size=mask.shape) + mask) * 1e-4).astype(np.float32) for mask in masks]
     maps[0][0, 0] = 1e-30  # 100 powers of two for 65,536 bins
-    found = tally(masks, maps).figures()["pixel_auroc"]
-    assert found.note.startswith("pixels of one value or bin may move it by up to")
+    figures = tally(masks, maps).figures()
+    found = figures["pixel_auroc"]
+    assert found.note.startswith("pixels of one value or bin may move the pixel AUROC by up to")
+    ranked = ("pixel_ap", "aupro_30", "aupro_05", "aupimo")
+    assert {figures[name].note for name in ranked} == {found.note}, "they come from the same bins"
     bound = float(found.note.rpartition(" ")[2])
     assert 1e-3 < abs(found.value - pixel_auroc(masks, maps)) <= bound * 1.01
     spread = [rng.gamma(2.0, size=mask.shape).astype(np.float32) for mask in masks]
