@@ -9,7 +9,7 @@ from functools import cached_property
 from rdbench.benchmark.results import CellSpec, slug
 from rdbench.metrics.statistics import RankInterval
 from rdbench.report.curves import Evidence, read_evidence
-from rdbench.report.rankings import Mean, Ranking, with_mean_shifts
+from rdbench.report.rankings import USUAL_ALPHA, Mean, Ranking, with_mean_shifts
 from rdbench.report.standings import (
     LEAD,
     CriticalDifference,
@@ -53,7 +53,10 @@ class Board:
         """Names the board in links and file names; the same whenever the same kind of results is ranked."""
         spec: CellSpec = self.ranking.spec
         kind = spec.digest("dataset", "backbone", "weights_sha256", "image_size", "protocol")
-        return f"{slug(spec.dataset)}-{slug(spec.backbone)}-{kind[:6]}{'-custom' if self.ranking.custom else ''}"
+        words = [slug(spec.dataset), slug(spec.backbone), kind[:6]]
+        words += ["custom"] if self.ranking.custom else []
+        words += [slug(f"alpha{self.ranking.alpha}")] if self.ranking.alpha != USUAL_ALPHA else []
+        return "-".join(words)
 
     def page_of(self, method: int) -> str:
         """The method's page, below the site."""

@@ -15,8 +15,8 @@ from rdbench.report.tidy import plain_text
 from rdbench.report.views import BEST, TIED
 
 COLUMNS = (
-    "board", "dataset", "custom", "backbone", "weights", "width", "height", "protocol", "method", "condition", "metric",
-    "value", "low", "high", "cells", "of_cells", "rank_low", "rank_high", "mark", "note",
+    "board", "dataset", "custom", "backbone", "weights", "width", "height", "alpha", "protocol", "method", "condition",
+    "metric", "value", "low", "high", "cells", "of_cells", "rank_low", "rank_high", "mark", "note",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
         spec, height_width = board.ranking.spec, board.ranking.spec.image_size
         shared = (
             board.id, spec.dataset, board.ranking.custom, spec.backbone, spec.weights, height_width[1], height_width[0],
-            spec.protocol,
+            board.ranking.alpha, spec.protocol,
         )  # fmt: skip
         for method, condition, figure in _figures(board):
             rank = board.standings[board.ranking.conditions.index(condition)].ranks.get(method)
@@ -57,6 +57,8 @@ def _board(board: Board) -> dict[str, Any]:
         "weights": spec.weights,
         "weights_sha256": spec.weights_sha256,
         "image_size": list(spec.image_size),
+        "alpha": ranking.alpha,
+        "unattained": ranking.unattained,
         "protocol": spec.protocol,
         "categories": list(ranking.categories),
         "seeds": list(ranking.seeds),

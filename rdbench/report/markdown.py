@@ -61,7 +61,8 @@ def _table(ranking: Ranking, k: int) -> str:
         cells = [_control(ranking, mean, reference, k, name, control) for name in columns]
         cells.insert(at, "")
         lines.append(f"| {'chance' if control == 'random' else control} | {' | '.join(cells)} |")
-    lines += ["", *_verdicts(ranking, saved), ""]
+    caveat = [f"{ranking.unattained}.", ""] if ranking.unattained else []
+    lines += ["", *caveat, *_verdicts(ranking, saved), ""]
     return "\n".join(lines)
 
 

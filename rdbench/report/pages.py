@@ -46,9 +46,10 @@ def section(board: Board) -> dict[str, Any]:
     ranking = board.ranking
     return {
         "id": board.id,
-        "label": f"{ranking.spec.backbone}, {_pixels(board)}{', custom data' if ranking.custom else ''}",
+        "label": ", ".join([ranking.spec.backbone, _pixels(board), *badges(board)]),
         "dataset": ranking.spec.dataset,
         "custom": ranking.custom,
+        "unattained": ranking.unattained,
         "badges": badges(board),
         "facts": facts(board),
         "columns": columns(board),
@@ -81,20 +82,20 @@ def badges(board: Board) -> list[str]:
     """Marks of results that are not to be mistaken for the usual ones."""
     weights = board.ranking.spec.weights
     marks = ["custom data"] if board.ranking.custom else []
-    return marks + ([f"{weights} teacher"] if weights in TEACHERS_APART else [])
+    marks += [f"{weights} teacher"] if weights in TEACHERS_APART else []
+    return marks + ([board.ranking.level] if board.ranking.level else [])
 
 
 def facts(board: Board) -> list[str]:
     """What the results of a board have in common."""
     ranking = board.ranking
-    levels = sorted({source.result.threshold.alpha for source in ranking.cells.values()})
     return [
         f"teacher {ranking.spec.backbone} ({ranking.spec.weights})",
         _pixels(board),
         count(len(ranking.methods), "method"),
         count(len(ranking.categories), "category"),
         count(len(ranking.seeds), "seed"),
-        f"threshold at {' and '.join(f'{100 * level:g} %' for level in levels)} false alarms, from normal images",
+        f"threshold at {100 * ranking.alpha:g} % false alarms, from normal images",
         f"protocol {ranking.spec.protocol}",
     ]
 
@@ -130,6 +131,7 @@ def method_page(
         "dataset": ranking.spec.dataset,
         "badges": badges(board),
         "facts": facts(board),
+        "unattained": ranking.unattained,
         "description": reflowed(file.description) if file is not None and at_hand else "",
         "options": _options(cells, file if at_hand else None),
         "condition_columns": _table_columns(board, SAME_UNDER_ALL_CONDITIONS),

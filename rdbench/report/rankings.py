@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 COST_RATIOS = {
     "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
 }  # fmt: skip
+USUAL_ALPHA = 0.10
+"""False-alarm level of the threshold unless a run or an evaluation says otherwise."""
 REFERENCE = "deterministic"
 """The method that costs are relative to, where it was run on the same machine."""
 NO_REFERENCE = f"no {REFERENCE} on the same machine"
@@ -66,8 +68,28 @@ class Ranking:
     high: FloatArray
     notes: dict[Place, str]
     """Why a figure is undefined."""
+    level: str
+    """What its title says of the threshold's alpha: nothing where all rankings have the usual one."""
     pooled: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Conditions that are means over others, see `with_mean_shifts`."""
+
+    @property
+    def alpha(self) -> float:
+        """The false-alarm level that was asked of every cell's threshold."""
+        return next(iter(self.cells.values())).result.threshold.alpha
+
+    @cached_property
+    def unattained(self) -> str:
+        """Where the threshold cannot keep alpha, and which level it keeps instead, in words; mostly nothing."""
+        levels: dict[float, set[str]] = {}
+        for (_, category, _), source in self.cells.items():
+            threshold = source.result.threshold
+            if not threshold.attained:
+                levels.setdefault(threshold.level, set()).add(self.categories[category])
+        if not levels:
+            return ""
+        kept = "; ".join(f"{level:.3g} on {', '.join(sorted(names))}" for level, names in sorted(levels.items()))
+        return f"alpha {self.alpha:g} is not attained: too few calibration images, the threshold keeps {kept}"
 
     @cached_property
     def complete(self) -> NDArray[np.bool_]:
@@ -173,25 +195,31 @@ def nan_mean(values: FloatArray, axis: int) -> FloatArray:
 
 
 def make_rankings(cells: Iterable[CellResult | Source]) -> list[Ranking]:
-    """Sort cells into rankings; those that differ in data, teacher, image size or protocol never share one.
+    """Sort cells into rankings; those that differ in data, teacher, image size, alpha or protocol never share one.
 
     A cell that is there twice, or again with fewer conditions, is taken once.
     """
     groups: dict[tuple[object, ...], list[Source]] = {}
+    alphas = set()
     for given in cells:
         source = given if isinstance(given, Source) else Source(given, "")
         cell, spec = source.result, source.result.spec
         key = (
             spec.dataset, bool(cell.split.custom), spec.backbone, spec.weights_sha256, spec.image_size, spec.protocol,
+            str(cell.threshold.alpha),
         )  # fmt: skip
         groups.setdefault(key, []).append(source)
-    rankings = [_ranking(sources) for sources in groups.values()]
+        alphas.add(cell.threshold.alpha)
+    rankings = [_ranking(sources, name_level=alphas != {USUAL_ALPHA}) for sources in groups.values()]
     return sorted(
-        rankings, key=lambda r: (bool(r.custom), r.spec.dataset, r.spec.backbone, r.spec.weights, -len(r.cells))
-    )
+        rankings,
+        key=lambda r: (
+            bool(r.custom), r.spec.dataset, r.spec.backbone, r.spec.weights, r.alpha != USUAL_ALPHA, -len(r.cells),
+        ),
+    )  # fmt: skip
 
 
-def _ranking(sources: Sequence[Source]) -> Ranking:
+def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
     cells = [source.result for source in sources]
     labels = method_labels(cells)
     categories = category_labels(cells)
@@ -235,7 +263,7 @@ def _ranking(sources: Sequence[Source]) -> Ranking:
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
     return Ranking(
         cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),
-        placed, value, low, high, notes,
+        placed, value, low, high, notes, f"alpha {cells[0].threshold.alpha:g}" if name_level else "",
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ Version = tuple[str, Mapping[str, View], float]
 """Name, views by condition, threshold."""
 
 EVERY = "all"
-PLACE = ("dataset", "custom", "backbone", "weights", "width", "height")
+PLACE = ("dataset", "custom", "backbone", "weights", "width", "height", "alpha")
 """Columns that say what the results of a ranking have in common."""
 Row = dict[str, object]
 
@@ -151,5 +151,5 @@ def place_columns(ranking: Ranking) -> Row:
     """`PLACE` of a ranking."""
     spec = ranking.spec
     height, width = spec.image_size
-    values = (spec.dataset, ranking.custom, spec.backbone, spec.weights, width, height)
+    values = (spec.dataset, ranking.custom, spec.backbone, spec.weights, width, height, ranking.alpha)
     return dict(zip(PLACE, values, strict=True))

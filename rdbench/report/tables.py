@@ -74,6 +74,7 @@ def ranking_title(ranking: Ranking) -> str:
         f"{width} x {height} px",
         count(len(ranking.categories), "category"),
         count(len(ranking.seeds), "seed"),
+        *([ranking.level] if ranking.level else []),
     ]
     return " · ".join(words)
 
@@ -106,7 +107,7 @@ def _ranking_table(ranking: Ranking, width: int) -> Table:
     partial = any("*" in figures[name][place].plain for name in columns for place in methods)
     table = Table(
         title=escape(ranking_title(ranking)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1), pad_edge=False, caption=escape(_caption(columns, ranking.methods[reference], partial)),
+        padding=(0, 1), pad_edge=False, caption=escape(_caption(columns, ranking, ranking.methods[reference], partial)),
         caption_justify="left", caption_style="dim",
     )  # fmt: skip
     table.add_column("Method", min_width=label_width, max_width=label_width, overflow="fold")
@@ -127,12 +128,14 @@ def _ranking_table(ranking: Ranking, width: int) -> Table:
     return table
 
 
-def _caption(columns: Sequence[str], reference: str, partial: bool) -> str:
+def _caption(columns: Sequence[str], ranking: Ranking, reference: str, partial: bool) -> str:
     """What the figures are, and what each column says."""
     notes = [
         "Means over cells, below them their 95 % intervals. (margin): the free control, distance to the threshold, on "
         f"the same predictions. Chance, margin and oracle: for the predictions of {reference}."
     ]
+    if ranking.unattained:
+        notes.append(f"Caution: {ranking.unattained}.")
     if partial:
         notes.append("*: over the cells that have the figure; `rdbench results --format csv` says why others lack it.")
     return "\n".join([*notes, *(f"{title(name)}: {GLOSSES[name]}." for name in columns if name in GLOSSES)])

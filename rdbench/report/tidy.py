@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from rdbench.benchmark.results import CellResult
+from rdbench.report.rankings import USUAL_ALPHA
 from rdbench.report.variants import method_labels
 
 COLUMNS = (
@@ -19,11 +20,12 @@ def tidy(results: Iterable[CellResult]) -> pd.DataFrame:
     """One row per cell, condition and metric, in the order of the results.
 
     `value`, `low` and `high` (95 % interval) are floats, NaN where undefined; `note` says why a value is undefined.
-    Methods that ran with other than their default options carry them in their name, e.g. `mc_dropout[p=0.3]`.
+    Methods that ran with other than their default options carry them in their name, e.g. `mc_dropout[p=0.3]`, and so
+    does what was decided at another threshold than that of alpha 0.10, e.g. `tta at alpha 0.05`.
     """
     cells = list(results)
     rows = [
-        (label, spec.dataset, spec.category, spec.seed, spec.backbone, condition, metric,
+        (label + _level(cell), spec.dataset, spec.category, spec.seed, spec.backbone, condition, metric,
          figure.value, figure.low, figure.high, figure.note)
         for label, cell in zip(method_labels(cells), cells, strict=True)
         for spec in (cell.spec,)
@@ -32,6 +34,11 @@ def tidy(results: Iterable[CellResult]) -> pd.DataFrame:
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"value": float, "low": float, "high": float})
+
+
+def _level(cell: CellResult) -> str:
+    alpha = cell.threshold.alpha
+    return "" if alpha == USUAL_ALPHA else f" at alpha {alpha:g}"
 
 
 def as_csv(table: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rdbench.benchmark.evaluate import evaluate_predictions
-from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Predictions
+from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Predictions, Threshold
 from rdbench.datasets.catalogue import DATASETS
 from rdbench.errors import InputError
 from rdbench.report.columns import bounded, describe
@@ -103,6 +103,12 @@ def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
     threshold, image = evaluate_predictions(predictions, cell.threshold.alpha, resamples=0)
     if not _agree(threshold.value, cell.threshold.value):
         yield f"threshold {cell.threshold.value}, but the calibration scores give {threshold.value}"
+    stated = cell.threshold
+    if stated.attained != threshold.attained or not _agree(threshold.level, stated.level):
+        yield (
+            f"level {stated.level:g}, {_attained(stated)}, but {split.calibration} calibration images give "
+            f"{threshold.level:g}, {_attained(threshold)}"
+        )
     for condition in sorted(image.keys() ^ cell.image.keys()):
         yield f"condition {condition}: in the {'predictions' if condition in image else 'result'} only"
     for condition in image.keys() & cell.image.keys():
@@ -111,6 +117,10 @@ def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
             found, given = again.get(name), said.get(name)
             if found is None or given is None or not _agree(found.value, given.value):
                 yield f"{condition}, {name}: {_written(given)}, but the predictions give {_written(found)}"
+
+
+def _attained(threshold: Threshold) -> str:
+    return "attained" if threshold.attained else "not attained"
 
 
 def _agree(first: float | None, second: float | None) -> bool:

@@ -117,6 +117,8 @@ def turn_interval(content):
             "inference_ms: -1.0 is negative",
         ),
         (lambda content: content["cells"][0]["threshold"].update(value=0.1), "threshold 0.1, but the calibration"),
+        (lambda content: content["cells"][0]["threshold"].update(level=0.01), "level 0.01, attained, but 24"),
+        (lambda content: content["cells"][0]["threshold"].update(attained=False), "not attained, but 24"),
         (lambda content: content["cells"][0]["spec"].update(protocol=99), "protocol 99, this rdbench has"),
         (lambda content: content["cells"][0]["split"].update(test=61), "speaks of 61 test images"),
         (lambda content: content["cells"][0]["split"].update(calibration=12), "12 calibration images, but 24"),

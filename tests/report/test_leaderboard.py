@@ -54,6 +54,22 @@ def test_every_ranking_has_its_table_and_says_what_it_is(make_cell, tmp_path):
         assert words in page
 
 
+def test_another_alpha_is_another_table_and_one_that_is_not_attained_is_a_caveat(make_cell, tmp_path):
+    cell = make_cell("tta", alpha=0.05)
+    threshold = cell.threshold.model_copy(update={"level": 1 / 12, "attained": False})
+    page = site([make_cell("tta"), cell.model_copy(update={"threshold": threshold})], tmp_path)
+    assert re.findall('<span class="badge">(.*?)</span>', page) == ["alpha 0.1", "alpha 0.05"]
+    assert "resnet18, 256 x 256 px, alpha 0.05</option>" in page
+    words = "alpha 0.05 is not attained: too few calibration images, the threshold keeps 0.0833 on grid"
+    pages = [path.read_text() for path in (tmp_path / "site" / "methods").iterdir()]
+    assert page.count(words) == 1
+    assert sorted(words in text for text in pages) == [False, True]
+    boards = json.loads((tmp_path / "site" / "leaderboard.json").read_text())["boards"]
+    assert [(board["alpha"], board["unattained"]) for board in boards] == [(0.1, ""), (0.05, words)]
+    rows = pd.read_csv(tmp_path / "site" / "leaderboard.csv")
+    assert rows.groupby("board")["alpha"].unique().map(list).tolist() == [[0.1], [0.05]]
+
+
 def test_rows_are_sorted_by_augrc_with_the_controls_among_them(make_cell, tmp_path):
     controls = {"augrc_random": 0.2, "augrc_margin": 0.1, "augrc_oracle": 0.01}
     results = [

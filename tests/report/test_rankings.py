@@ -22,11 +22,19 @@ def mean_of(ranking, metric, method=0, condition=0, category=None):
         {"image_size": (512, 512)},
         {"protocol": 2},
         {"custom": "not an official category"},
+        {"alpha": 0.05},
     ],
 )
-def test_what_differs_in_data_teacher_size_or_protocol_never_shares_a_ranking(make_cell, difference):
+def test_what_differs_in_data_teacher_size_alpha_or_protocol_never_shares_a_ranking(make_cell, difference):
     rankings = make_rankings([make_cell("tta"), make_cell("deterministic"), make_cell("tta", **difference)])
     assert sorted(len(ranking.cells) for ranking in rankings) == [1, 2]
+
+
+def test_alpha_is_said_where_it_is_not_the_usual_one_or_not_the_only_one(make_cell):
+    usual, other = make_cell("tta"), make_cell("deterministic", alpha=0.05)
+    assert [ranking.level for ranking in make_rankings([usual])] == [""]
+    assert [ranking.level for ranking in make_rankings([other])] == ["alpha 0.05"]
+    assert [ranking.level for ranking in make_rankings([other, usual])] == ["alpha 0.1", "alpha 0.05"]
 
 
 def test_a_category_of_other_images_is_another_category(make_cell):

@@ -1,5 +1,7 @@
 """The terminal's summary, as text of a given width."""
 
+import re
+
 import pytest
 from rich.console import Console
 
@@ -42,6 +44,16 @@ def test_a_mean_over_some_of_the_cells_says_so(make_cell):
         [make_cell(category="a", figures={"augrc": 0.1, "augrc_margin": 0.2}), make_cell(category="b", failures=0)]
     )
     assert "0.100 (0.200)*" in text
+
+
+def test_alpha_is_in_the_title_and_a_level_that_is_not_attained_below(make_cell):
+    assert "alpha" not in shown([make_cell()])
+    cell = make_cell("tta", alpha=0.05)
+    cell = cell.model_copy(update={"threshold": cell.threshold.model_copy(update={"level": 1 / 12, "attained": False})})
+    text = shown([make_cell(), cell])
+    assert re.findall(r"1 seed · (alpha [\d.]+)", text) == ["alpha 0.1", "alpha 0.05"]
+    assert "Caution: alpha 0.05 is not attained" in text
+    assert "keeps 0.0833 on grid." in " ".join(text.split())
 
 
 def test_failed_cells_are_listed_with_their_reason(make_cell):

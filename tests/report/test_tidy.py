@@ -39,6 +39,10 @@ def test_numbers_survive_csv_to_the_last_digit(make_cell):
     assert float(row["value"]) == 1 / 3
 
 
+def test_another_alpha_is_in_the_name(make_cell):
+    assert set(tidy([make_cell("tta"), make_cell("tta", alpha=0.05)]).method) == {"tta", "tta at alpha 0.05"}
+
+
 def test_no_results_give_an_empty_table_with_the_columns():
     assert as_csv(tidy([])) == ",".join(COLUMNS) + "\n"
     assert json.loads(as_json(tidy([]))) == []
