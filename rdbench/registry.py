@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -139,21 +140,7 @@ def read_method_file(path: Path, origin: str) -> MethodFile:
     try:
         if path.stat().st_size > MAX_SOURCE_BYTES:
             raise ValueError(f"larger than {MAX_SOURCE_BYTES} bytes")
-        source = path.read_bytes()
-        tree = ast.parse(source)
-        node = _method_class(tree)
-        description = ast.get_docstring(tree) or ""
-        return MethodFile(
-            name=path.stem,
-            path=path,
-            origin=origin,
-            sha256=hashlib.sha256(source).hexdigest(),
-            summary=description.split("\n")[0],
-            description=description,
-            class_name=node.name,
-            options=(options := tuple(_options(node))),
-            predicting=_predicting(node, options),
-        )
+        return _parsed(path, origin, path.read_bytes())
     except SyntaxError as error:
         problem = f"syntax error in line {error.lineno}: {error.msg}"
     except OSError as error:
@@ -161,6 +148,25 @@ def read_method_file(path: Path, origin: str) -> MethodFile:
     except (ValueError, RecursionError, MemoryError) as error:
         problem = str(error) or type(error).__name__
     return MethodFile(path.stem, path, origin, problem=problem)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, origin: str, source: bytes) -> MethodFile:
+    """What the source says. Kept: each line of a sweep asks for all methods, and parsing them takes 15 ms."""
+    tree = ast.parse(source)
+    node = _method_class(tree)
+    description = ast.get_docstring(tree) or ""
+    return MethodFile(
+        name=path.stem,
+        path=path,
+        origin=origin,
+        sha256=hashlib.sha256(source).hexdigest(),
+        summary=description.split("\n")[0],
+        description=description,
+        class_name=node.name,
+        options=(options := tuple(_options(node))),
+        predicting=_predicting(node, options),
+    )
 
 
 def _method_class(tree: ast.Module) -> ast.ClassDef:

@@ -125,7 +125,8 @@ def _settings(
 def _run(settings: RunSettings, spec: CellSpec, reporter: Reporter) -> tuple[CellResult, Predictions]:
     """The cell, made anew. Raises InputError if it cannot be run, or would not be the same cell."""
     from rdbench.benchmark.engines.local import InProcess
-    from rdbench.benchmark.run import make_plan, run_plan
+    from rdbench.benchmark.planning import make_plan
+    from rdbench.benchmark.run import run_plan
 
     with InProcess() as engine:
         plan = make_plan([settings], reporter, engine)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from statistics import median
 
 from rdbench.benchmark.engines.task import Part
+from rdbench.benchmark.planning import Plan
 from rdbench.benchmark.results import CellResult, CellSpec, slug
-from rdbench.benchmark.run import Plan
 from rdbench.benchmark.store import RESULT, read_result
 from rdbench.words import count
 
@@ -21,6 +21,8 @@ def describe_plan(plan: Plan, workers: int = 1) -> Iterator[str]:
     there, waiting = len(plan.there), plan.waiting
     groups = count(len(plan.tasks), "group")
     yield f"{count(there + waiting, 'cell')}: {there} there already, {waiting} to run in {groups}"
+    for change in plan.level_changes():
+        yield f"  {change}: the threshold is set and the figures computed again, without the model"
     if not waiting:
         return
     cells = Counter(f"{spec.dataset}, {spec.backbone}" for task in plan.tasks for spec in task.specs)

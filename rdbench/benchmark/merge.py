@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from rdbench.benchmark.results import CellFailure, CellResult
-from rdbench.benchmark.store import FAILED, RESULT, Store, open_store, read_predictions, read_result
+from rdbench.benchmark.store import FAILED, MERGE, RESULT, RUN, Store, open_store, read_predictions, read_result
 from rdbench.errors import InputError
 
 SHOWN = 10
@@ -29,49 +29,79 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     """Bring every finished cell of the sources to `out`, and why cells failed that none of them finished.
 
     A cell that is in several is kept once, with its model if one of them has it. Everything is checked before anything
-    is written.
+    is written, and no run or other merge can be at work on `out` meanwhile.
 
     Raises:
-        InputError: two stores have different predictions or pixel figures for one cell, or a cell is damaged. Nothing
-            is written then. Or the disk is full: what was copied by then is whole.
+        InputError: two stores have different predictions or pixel figures for one cell, or a cell is damaged, or a run
+            or another merge is at work on `out`. Nothing is written then. Or the disk is full: what was copied by then
+            is whole.
     """
     stores = [open_store(source, create=False) for source in sources]
-    chosen = {result.spec.path: directory for directory, result in Store(out).results()} if out.is_dir() else {}
-    before = dict(chosen)
-    equal, conflicts = 0, []
-    for store in [store for store in stores if store.root.resolve() != out.resolve()]:
+    others = [store for store in stores if store.root.resolve() != out.resolve()]
+    joined = _Joined()
+    for store in others:
         for directory, result in store.results():
             read_predictions(directory, result)
-            other = chosen.setdefault(result.spec.path, directory)
-            if other is directory:
-                continue
-            if not _same(directory, result, other):
-                conflicts.append(f"{result.spec}: {other} and {directory}")
-                continue
-            equal += 1
-            if (directory / "model").is_dir() and not (other / "model").is_dir():
-                chosen[result.spec.path] = directory
-    if conflicts:
-        more = f", and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
-        raise InputError(
-            "different results for one cell: " + "; ".join(conflicts[:SHOWN]) + more + "; nothing was merged, "
-            "remove the directory that is not to be trusted"
-        )
+            joined.add(directory, result)
+    joined.refuse_conflicts()
     target = open_store(out, create=True)
-    copied = 0
-    for path, directory in chosen.items():
-        if before.get(path) != directory:
-            try:
-                target.adopt(directory)
-            except OSError as error:
-                raise InputError(
-                    f"cannot copy {directory} to {out}: {error.strerror or error}; the cells that are there are whole, "
-                    "the same command goes on from here"
-                ) from error
-            copied += path not in before
-    for store in stores:
-        _copy_failures(store, target)
-    return Merged(copied, equal)
+    with target.lock(MERGE, "a merge"):
+        target.refuse_beside(RUN)
+        final = _Joined(equal=joined.equal)
+        for directory, result in target.results():
+            final.add(directory, result)
+        before = dict(final.chosen)
+        for directory in joined.chosen.values():
+            final.add(directory, read_result(directory / RESULT))
+        final.refuse_conflicts()
+        for path, directory in final.chosen.items():
+            if before.get(path) != directory:
+                _adopt(target, directory)
+        for store in others:
+            _copy_failures(store, target)
+    return Merged(len(final.chosen.keys() - before.keys()), final.equal)
+
+
+@dataclass
+class _Joined:
+    """Cells of several stores, each once."""
+
+    equal: int = 0
+    """How many came again."""
+    chosen: dict[Path, Path] = field(default_factory=dict)
+    """Where each cell lies that is to be kept, by its path below a store."""
+    conflicts: list[str] = field(default_factory=list)
+
+    def add(self, directory: Path, result: CellResult) -> None:
+        """Take a cell in; of two equal ones the first, or the one with a model."""
+        other = self.chosen.setdefault(result.spec.path, directory)
+        if other is directory:
+            return
+        if not _same(directory, result, other):
+            self.conflicts.append(f"{result.spec}: {other} and {directory}")
+            return
+        self.equal += 1
+        if (directory / "model").is_dir() and not (other / "model").is_dir():
+            self.chosen[result.spec.path] = directory
+
+    def refuse_conflicts(self) -> None:
+        """Raises InputError if there are any."""
+        if self.conflicts:
+            more = f", and {len(self.conflicts) - SHOWN} more" if len(self.conflicts) > SHOWN else ""
+            raise InputError(
+                "different results for one cell: " + "; ".join(self.conflicts[:SHOWN]) + more + "; nothing was merged, "
+                "remove the directory that is not to be trusted"
+            )
+
+
+def _adopt(target: Store, directory: Path) -> None:
+    try:
+        target.adopt(directory)
+    except OSError as error:
+        raise InputError(
+            f"cannot copy {directory} to {target.root}: {error.strerror or error}; the cells that are there are whole, "
+            "the same command goes on from here"
+        ) from error
 
 
 def _same(directory: Path, result: CellResult, other: Path) -> bool:

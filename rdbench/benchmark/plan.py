@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdbench.datasets import list_categories
+from rdbench.datasets import DATASETS, list_categories
 from rdbench.errors import InputError, unknown
 from rdbench.rd.backbones import get_backbone
 from rdbench.registry import MethodFile, OptionValue, find_methods, get_method, parse_options
@@ -76,8 +76,12 @@ def make_settings(
     keep_models: bool,
     gallery: bool = True,
     keep_memory: bool = True,
+    sharded: bool = False,
 ) -> RunSettings:
-    """Check what the command line was given. Raises InputError at the first thing that cannot be used."""
+    """Check what the command line was given. Raises InputError at the first thing that cannot be used.
+
+    `sharded`: several machines plan this, and are to plan the same, whatever each of them has on its disk.
+    """
     known = find_methods(methods_dir)
     names = list(dict.fromkeys(name.strip() for group in methods for name in group.split(",") if name.strip()))
     if not names:
@@ -86,10 +90,7 @@ def make_settings(
     on_toy = dataset == "toy"
     backbone_name = backbone or ("embedded" if on_toy else "wide_resnet50_2")
     get_backbone(backbone_name)
-    present = list_categories(dataset, root)
-    for category in categories:
-        if category not in present:
-            raise unknown(f"category of {dataset}", category, present)
+    chosen_categories = _categories(dataset, root, categories, sharded)
     checks = [
         (device in ("auto", "cpu", "cuda") or device.startswith("cuda:"), f"--device {device}: auto, cpu or cuda"),
         (precision in ("auto", "fp32", "bf16"), f"--precision {precision}: auto, fp32 or bf16"),
@@ -104,7 +105,7 @@ def make_settings(
     return RunSettings(
         dataset=dataset,
         root=root,
-        categories=tuple(dict.fromkeys(categories)) or tuple(present),
+        categories=chosen_categories,
         methods=chosen,
         options=parse_options(names, options, chosen),
         seeds=tuple(dict.fromkeys(seeds)) or (0,),
@@ -123,6 +124,28 @@ def make_settings(
         gallery=gallery,
         keep_memory=keep_memory,
     )
+
+
+def _categories(dataset: str, root: Path | None, named: Sequence[str], sharded: bool) -> tuple[str, ...]:
+    """Those named, else those found here; for shards, never those found: else the official ones, which must be here."""
+    present = list_categories(dataset, root)
+    official = DATASETS[dataset].categories
+    if sharded and not named and not official:
+        raise InputError(
+            f"categories of {dataset} are to be named for --shard, the same on every machine: each would plan what it "
+            f"finds, this one {', '.join(present)}"
+        )
+    wanted = tuple(dict.fromkeys(named)) or (official if sharded else tuple(present))
+    missing = [category for category in wanted if category not in present]
+    for category in missing:
+        if not sharded or category not in official:
+            raise unknown(f"category of {dataset}", category, present)
+    if missing:
+        raise InputError(
+            f"categories of {dataset} that are not on this machine: {', '.join(missing)}; every shard plans the same, "
+            f"so put them there, or name the ones to run, the same on every machine (here: {', '.join(present)})"
+        )
+    return wanted
 
 
 def _weights(weights: str | None) -> Path | str | None:

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdbench.benchmark.results import CellFailure
-from rdbench.benchmark.store import FAILED, LOCKS, RESULT, WORK, Holder, open_store
+from rdbench.benchmark.store import FAILED, LOCKS, RESULT, RUN, WORK, Holder, open_store
 from rdbench.words import count
-
-RUN = "run-"
-"""How the lock of a whole run is called; the others are of groups."""
 
 
 @dataclass(frozen=True)

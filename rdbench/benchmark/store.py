@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -27,6 +28,8 @@ PREDICTIONS = "predictions.npz"
 WORK = ".work"
 LOCKS = "locks"
 FAILED = ".failed"
+RUN, MERGE = "run-", "merge"
+"""How the locks of whole runs begin and that of a merge is called; the others are of groups."""
 
 
 class Holder(Record):
@@ -100,12 +103,17 @@ class Store:
         return target
 
     def _move_in(self, staged: Path, target: Path, spec: CellSpec) -> None:
+        """Move the cell in when all of it is on the disk: after a power cut it is there whole or not at all."""
+        for path in (*staged.rglob("*"), staged):
+            _to_disk(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         before = staged.with_name(f"{staged.name}.before")
         shutil.rmtree(before, ignore_errors=True)
         if target.exists():  # run again to keep its model; aside in one step, so that nobody sees half of it
             target.replace(before)
         staged.replace(target)
+        for folder in (target.parent, target.parent.parent, self.root):  # each may be new
+            _to_disk(folder)
         shutil.rmtree(before, ignore_errors=True)
         self.failure_path(spec).unlink(missing_ok=True)
 
@@ -158,6 +166,18 @@ class Store:
                 if _locked(file, fcntl.LOCK_SH, patience=0):
                     continue
                 yield _holder(path)
+
+    def refuse_beside(self, kind: str) -> None:
+        """Raises InputError if another process holds a lock whose name begins with `kind`.
+
+        Whoever holds a lock of its own before it asks cannot be passed by one who does the same the other way round.
+        """
+        for holder in self.held():
+            if holder.name.startswith(kind):
+                raise InputError(
+                    f"a {kind.rstrip('-')} is at work in {self.root} (process {holder.pid} on {holder.host}, since "
+                    f"{holder.since}); run the same command again when it has ended"
+                )
 
     def work_directory(self, name: str) -> Path:
         """A directory for unfinished work; it survives a killed run and is removed when the work is done."""
@@ -240,6 +260,18 @@ def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a directory's list of names, is on the disk and not in the machine's memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF):  # some file systems have no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -53,8 +53,13 @@ Entry = dict[str, _Value]
 """The keys of a run; an option `p` is under "options.p"."""
 
 
-def read_sweep(path: Path, *, out: Path, device: str, keep_memory: bool = True) -> list[RunSettings]:
-    """The runs of a sweep file. Raises InputError that names the file and the line."""
+def read_sweep(
+    path: Path, *, out: Path, device: str, keep_memory: bool = True, sharded: bool = False
+) -> list[RunSettings]:
+    """The runs of a sweep file; `sharded` as in :func:`make_settings`.
+
+    Raises InputError that names the file and the line.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES} bytes; no sweep file is")
@@ -66,11 +71,13 @@ def read_sweep(path: Path, *, out: Path, device: str, keep_memory: bool = True) 
     return [
         settings
         for entry, line in _entries(path, text)
-        for settings in _settings(path, entry, line, out, device, keep_memory)
+        for settings in _settings(path, entry, line, out, device, keep_memory, sharded)
     ]
 
 
-def _settings(path: Path, entry: Entry, line: int, out: Path, device: str, keep_memory: bool) -> Iterator[RunSettings]:
+def _settings(
+    path: Path, entry: Entry, line: int, out: Path, device: str, keep_memory: bool, sharded: bool
+) -> Iterator[RunSettings]:
     """One for each data set and backbone of a run."""
     texts = {key: str(each.values[0]) for key, each in entry.items() if key in TEXTS}
     numbers: dict[str, Any] = {key: each.values[0] for key, each in entry.items() if key in NUMBERS}
@@ -104,6 +111,7 @@ def _settings(path: Path, entry: Entry, line: int, out: Path, device: str, keep_
                 keep_models=numbers.get("keep_models", False),
                 gallery=numbers.get("gallery", True),
                 keep_memory=keep_memory,
+                sharded=sharded,
             )
         except InputError as error:
             raise InputError(f"{path}, line {_line_of(str(error), entry, line)}: {error}") from None

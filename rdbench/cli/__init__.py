@@ -108,6 +108,7 @@ def run(
         keep_models=keep_models,
         gallery=gallery,
         keep_memory=keep_memory,
+        sharded=shard is not None,
     )
     sweeps.run_lines(
         [settings],

@@ -54,8 +54,9 @@ def run_lines(
 ) -> None:
     """Plan, run and report; ends the command with the exit code that fits."""
     from rdbench.benchmark.engines.choose import choose_engine
+    from rdbench.benchmark.planning import Shard, make_plan
     from rdbench.benchmark.progress import Reporter
-    from rdbench.benchmark.run import Shard, make_plan, run_plan
+    from rdbench.benchmark.run import run_plan
     from rdbench.report.tables import summary_table
 
     out = lines[0].out
@@ -115,7 +116,7 @@ def sweep(
     from rdbench.benchmark.sweep import read_sweep
 
     run_lines(
-        read_sweep(file, out=out, device=device, keep_memory=keep_memory),
+        read_sweep(file, out=out, device=device, keep_memory=keep_memory, sharded=shard is not None),
         engine=engine,
         workers=workers,
         cell_timeout=cell_timeout,

@@ -19,8 +19,9 @@ from rdbench.benchmark.engines import Engine, Work
 from rdbench.benchmark.engines.local import Workers
 from rdbench.benchmark.engines.task import Part, Task, TaskOutcome
 from rdbench.benchmark.plan import RunSettings, make_settings
+from rdbench.benchmark.planning import Plan
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.run import Plan, run_plan
+from rdbench.benchmark.run import run_plan
 from rdbench.benchmark.store import FAILED, Store, open_store
 from tests.benchmark import engine_works
 from tests.command import start

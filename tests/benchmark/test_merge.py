@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 
 from rdbench.benchmark.merge import Merged, merge_stores
 from rdbench.benchmark.results import CellFailure, Figure
-from rdbench.benchmark.store import FAILED, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
+from rdbench.benchmark.store import FAILED, MERGE, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
 from rdbench.errors import InputError
 from tests.command import Command
 from tests.made_up import make_cell, make_predictions, make_spec
 from tests.same import predictions_of
+
+TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--no-gallery")
 
 
 def write(root: Path, seed: int, content: int = 0, model: str = "") -> Path:
@@ -99,6 +102,24 @@ def test_no_room_is_said_and_what_was_copied_is_whole(
     assert len(predictions_of(c)) == 1
     assert rdbench("merge", a, "--out", c).code == 0
     assert predictions_of(c) == predictions_of(a)
+
+
+def test_a_merge_and_a_run_keep_out_of_each_others_way(rdbench: Command, tmp_path: Path) -> None:
+    """Between its look at a cell and its copy, a run could put another there."""
+    a, c = tmp_path / "a", tmp_path / "c"
+    write(a, 0)
+    store = open_store(c, create=True)
+    with store.lock("run-1", "0 of 1 cells done"):
+        done = rdbench("merge", a, "--out", c)
+        assert done.code == 2
+        assert f"a run is at work in {c} (process {os.getpid()} on" in done.error()
+    with store.lock(MERGE, "a merge"):
+        assert "another run is at work" in rdbench("merge", a, "--out", c).error()
+        done = rdbench(*TOY, "-m", "deterministic", "--out", c)
+        assert done.code == 2
+        assert f"a merge is at work in {c}" in done.error()
+    assert list(store.results()) == []
+    assert rdbench("merge", a, "--out", c).code == 0
 
 
 def test_archives_packed_otherwise_with_equal_content_are_equal(tmp_path: Path) -> None:

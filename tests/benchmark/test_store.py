@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -173,6 +174,31 @@ def test_a_file_system_without_locks_is_named(store: Store, monkeypatch: pytest.
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(InputError, match="cannot be locked: No locks available"), store.lock("group"):
         pass
+
+
+def test_a_cell_is_on_the_disk_before_it_is_at_its_place(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system may keep a rename and lose what the files held, if the power goes."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("w")
+    predictions = tmp_path / "made_up.npz"
+    make_predictions().save(predictions)
+    target = store.root / make_spec().path
+    on_disk: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        on_disk.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, target.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", watched)
+    store.write(make_cell(predictions_sha256=sha256(predictions)), predictions, model)
+    before = {name for name, moved in on_disk if not moved}
+    assert {PREDICTIONS, RESULT, "weights", "model", f"{target.name}.{os.getpid()}"} <= before
+    after = [name for name, moved in on_disk if moved]
+    assert after == [target.parent.name, target.parent.parent.name, store.root.name]
 
 
 def test_a_cell_that_is_replaced_is_never_seen_half(

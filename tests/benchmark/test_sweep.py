@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import io
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from rdbench.benchmark.engines.local import InProcess
+from rdbench.benchmark.planning import Plan, Shard, make_plan
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
-from rdbench.benchmark.run import Plan, Shard, make_plan
+from rdbench.benchmark.store import Store, open_store, sha256
 from rdbench.benchmark.sweep import read_sweep
 from rdbench.errors import InputError
 from tests.command import Command
 from tests.datasets import trees
+from tests.made_up import make_cell, make_predictions
 from tests.same import predictions_of
 
 SMALL = """\
@@ -106,6 +111,69 @@ def test_a_cell_asked_for_twice_keeps_its_model_if_either_asks_for_that(tmp_path
     assert {(spec.method, spec.seed) for part in keeping for spec in part.specs} == {("deterministic", 1)}
 
 
+def test_one_cell_has_one_threshold(tmp_path: Path) -> None:
+    text = SMALL + "  - methods: [deterministic]\n    seeds: [1]\n    alpha: 0.2\n"
+    with pytest.raises(InputError, match=r"deterministic on toy/twill, seed 1 is asked for at alpha 0\.2 and 0\.1;"):
+        planned(tmp_path, text)
+
+
+def test_finished_cells_at_another_alpha_are_planned_for_and_said(rdbench: Command, tmp_path: Path) -> None:
+    """Their figures in the store change, which nobody is to find out later."""
+    sweep, out = tmp_path / "sweep.yaml", tmp_path / "runs"
+    plan = planned(tmp_path, SMALL)
+    made = [spec for spec in cells(plan) if spec.method == "deterministic"]
+    for spec in made:
+        make_predictions().save(tmp_path / "made_up.npz")
+        result = make_cell(predictions_sha256=sha256(tmp_path / "made_up.npz"))
+        open_store(out, create=True).write(result.model_copy(update={"spec": spec}), tmp_path / "made_up.npz")
+    text = SMALL.partition("  - methods: [mc_dropout")[0]
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert "alpha" not in rdbench("sweep", sweep, "--out", out, "--dry-run").out
+    sweep.write_text(text.replace("defaults:", "defaults:\n  alpha: 0.2"))
+    dry = rdbench("sweep", sweep, "--out", out, "--dry-run")
+    assert "  4 finished cells from alpha 0.1 to 0.2: the threshold is set and the figures computed again" in dry.out
+    assert {result.threshold.alpha for _, result in Store(out).results()} == {0.1}
+    done = rdbench("sweep", sweep, "--out", out)
+    assert done.code == 0, done.err
+    assert "setting the threshold of 4 finished cells from alpha 0.1 to 0.2" in done.error()
+    assert {result.threshold.alpha for _, result in Store(out).results()} == {0.2}
+    assert "alpha" not in rdbench("sweep", sweep, "--out", out).error()
+
+
+def test_a_method_file_is_read_once_for_all_runs_and_anew_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "methods").mkdir()
+    file, sweep = tmp_path / "methods" / "odd.py", tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"defaults: {{methods: odd, methods_dir: {tmp_path}/methods}}\n"
+        "runs:\n  - seeds: [0]\n  - seeds: [1]\n  - seeds: [2]\n"
+    )
+    parsed: list[bytes] = []
+    parse = ast.parse
+    monkeypatch.setattr("ast.parse", lambda source: parsed.append(source) or parse(source))  # type: ignore[func-returns-value]
+    for source in (ODD, ODD.replace("0.1", "0.3"), ODD):
+        file.write_text(source)
+        lines = read_sweep(sweep, out=tmp_path, device="cpu")
+        assert {line.options["odd"][0]["rate"] for line in lines} == {0.3 if "0.3" in source else 0.1}
+        assert {line.methods["odd"].sha256 for line in lines} == {hashlib.sha256(source.encode()).hexdigest()}
+    assert parsed.count(ODD.encode()) == 1
+
+
+def test_what_a_method_file_does_to_the_process_when_imported_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planning imports it in the process of the run."""
+    (tmp_path / "methods").mkdir()
+    harm = 'import os, torch\nos.chdir("/")\ntorch.set_default_dtype(torch.float64)\nprint("hello")\n'
+    (tmp_path / "methods" / "odd.py").write_text(ODD.replace("from dataclasses", harm + "from dataclasses", 1))
+    monkeypatch.chdir(tmp_path)
+    planned(tmp_path, f"runs:\n  - methods: odd\n    methods_dir: {tmp_path}/methods\n    image_size: 64\n")
+    assert Path.cwd() == tmp_path
+    assert torch.get_default_dtype() == torch.float32
+    assert "hello" not in capsys.readouterr().out, "a plan's output is the plan"
+
+
 def test_a_task_says_where_the_data_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of a node may be another."""
     trees.mvtec_ad2(tmp_path / "data")
@@ -122,6 +190,31 @@ def test_shards_are_disjoint_and_together_all(tmp_path: Path) -> None:
     assert all(parts)
     assert sum(map(len, parts)) == len(whole)
     assert set.union(*parts) == whole
+
+
+def test_what_shards_plan_does_not_depend_on_what_a_machine_has(tmp_path: Path) -> None:
+    """Else a category that one machine lacks is in no shard, and nobody says so."""
+    for category in ("rice", "vial", "mine"):
+        trees.mvtec_ad2(tmp_path / "data", category)
+
+    def categories(dataset: str, named: str = "", sharded: bool = True) -> list[str]:
+        text = f"runs:\n  - methods: tta\n    root: {tmp_path}/data\n    datasets: {dataset}\n{named}"
+        (tmp_path / "sweep.yaml").write_text(text)
+        (line,) = read_sweep(tmp_path / "sweep.yaml", out=tmp_path / "runs", device="cpu", sharded=sharded)
+        return list(line.categories)
+
+    assert categories("mvtec_ad2", sharded=False) == ["mine", "rice", "vial"]
+    with pytest.raises(InputError, match="not on this machine: can, fabric, fruit_jelly, sheet_metal, wallplugs, waln"):
+        categories("mvtec_ad2")
+    assert categories("mvtec_ad2", "    categories: [vial, mine]\n") == ["vial", "mine"]
+    with pytest.raises(
+        InputError, match=r"line 5: categories of mvtec_ad2 that are not on this machine: can;.*here: m"
+    ):
+        categories("mvtec_ad2", "    categories: [vial, can]\n")
+    with pytest.raises(InputError, match="categories of folder are to be named for --shard"):
+        categories("folder")
+    assert categories("folder", "    categories: [mine]\n") == ["mine"]
+    assert categories("toy") == ["flange", "tablets", "twill"]
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/", "a/b", "-1/3", "1/0"])

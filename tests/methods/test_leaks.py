@@ -1,28 +1,44 @@
-"""Nothing that a method says depends on the labels, and with labels that mean nothing its figures are chance."""
+"""Nothing that a method says depends on the labels, and whoever goes looking for them finds none or is found out.
+
+With labels permuted, each method's scores are those of true labels to the bit: they are independent of any label, so
+that every figure of labels that mean nothing is chance but for the luck of the draw. The stored figures are held
+against scikit-learn's to show that they come from the labels of the run and from nothing kept elsewhere.
+
+A method written to cheat then tries what a stranger could. The order and everything that hangs on what it is handed
+tell nothing. Memory, callers and the file system cannot be closed to code in the same process: these ways give it the
+labels, which shows that the test would see a leak, and `rdbench methods check` names each. What compiled code does, or
+what is done only where nobody checks, no test here can show.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import rdbench.benchmark.engines.task as worker
 import rdbench.benchmark.run as planner
-from rdbench.benchmark.evaluate import evaluate_predictions
-from rdbench.benchmark.results import Predictions
+from rdbench.benchmark.results import CellResult, Predictions
 from rdbench.benchmark.store import Store, read_predictions
+from rdbench.check.checks import check_method
 from rdbench.datasets import load_category
 from rdbench.datasets.base import Category, ImageRecord
 from rdbench.registry import find_methods
 from tests.command import Command
+from tests.datasets import trees
 
 SMALL = (
     "members=2", "samples=2", "folds=2", "batch_ensemble.members=2", "packed_ensemble.members=2", "laplace.draws=1"
 )  # fmt: skip
 TEST_IMAGES = 16
+
+Cells = dict[str, tuple[CellResult, Predictions]]
+"""By method."""
 
 
 def mask(image: ImageRecord) -> np.ndarray:
@@ -33,10 +49,10 @@ def mask(image: ImageRecord) -> np.ndarray:
 
 
 @pytest.fixture
-def run(rdbench: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Predictions]]:
-    """Run every method on a part of toy with labels as `relabel` gives them; the scores by method."""
+def run(rdbench: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cells]:
+    """Run every method on a part of toy with labels as `relabel` gives them."""
 
-    def run(out: Path, relabel: Callable[[np.ndarray], np.ndarray]) -> dict[str, Predictions]:
+    def run(out: Path, relabel: Callable[[np.ndarray], np.ndarray]) -> Cells:
         def load(*arguments: object) -> Category:
             category = load_category(*arguments)  # type: ignore[arg-type]
             test = category.test[:: max(1, len(category.test) // TEST_IMAGES)][:TEST_IMAGES]
@@ -56,26 +72,180 @@ def run(rdbench: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
             "--image-size", "64", "--epochs", "1", "--precision", "fp32", "--no-gallery", "--out", out,
         )  # fmt: skip
         assert done.code == 0, done.err
-        return {result.spec.method: read_predictions(path, result) for path, result in Store(out).results()}
+        return {result.spec.method: (result, read_predictions(path, result)) for path, result in Store(out).results()}
 
     return run
 
 
-def test_labels_change_nothing_that_a_method_says(run: Callable[..., dict[str, Predictions]], tmp_path: Path) -> None:
-    """The same images with permuted labels: every score and uncertainty is the same to the bit, in the same order."""
-    permuted = np.random.default_rng(0)
+def test_labels_change_nothing_that_a_method_says(run: Callable[..., Cells], tmp_path: Path) -> None:
+    """The same images with permuted labels: the same to the bit, in the same order; only the figures are others."""
     true = run(tmp_path / "true", lambda labels: labels)
-    shuffled = run(tmp_path / "shuffled", permuted.permutation)
+    shuffled = run(tmp_path / "shuffled", np.random.default_rng(0).permutation)
     assert set(true) == set(shuffled) == set(find_methods())
-    for name, said in true.items():
-        again = shuffled[name]
-        assert not np.array_equal(said.labels, again.labels), name
+    for name, (result, said) in true.items():
+        again, said_again = shuffled[name]
+        assert not np.array_equal(said.labels, said_again.labels), name
         for array in ("scores", "uncertainties", "member_scores", "calibration_scores"):
-            assert np.array_equal(getattr(said, array), getattr(again, array)), f"{name}: {array}"
-        aurocs = [
-            evaluate_predictions(replace(said, labels=permuted.permutation(said.labels)), 0.1, resamples=0)[1]["clean"][
-                "image_auroc"
-            ].value
-            for _ in range(200)
-        ]
-        assert np.mean(aurocs) == pytest.approx(0.5, abs=0.05), f"{name}: labels that mean nothing are told apart"
+            assert np.array_equal(getattr(said, array), getattr(said_again, array)), f"{name}: {array}"
+        assert result.threshold == again.threshold
+        for cell, predictions in ((result, said), (again, said_again)):
+            auroc = roc_auc_score(predictions.labels, said.scores[0])
+            assert cell.image["clean"]["image_auroc"].value == pytest.approx(auroc, abs=1e-12), name
+        assert result.image["clean"] != again.image["clean"], f"{name}: the figures are not of these labels"
+        assert result.pixel["clean"] != again.pixel["clean"], f"{name}: the pixel figures are not of these labels"
+
+
+CHEAT = '''"""Scores images by what it can find out of their labels, never by what they show."""
+import functools, gc, json, os, sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+import numpy as np
+import torch
+from PIL import Image
+from rdbench.protocol import Prediction
+from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
+
+IMAGES = 60  # how many there are to test on is no secret
+
+def everything_in(held):
+    """All that hangs on some objects: attributes, items, arguments, and what functions close over."""
+    found, left = {}, list(held)
+    while left:
+        thing = left.pop()
+        if id(thing) in found or isinstance(thing, (type, torch.Tensor, np.ndarray)):
+            continue
+        found[id(thing)] = thing
+        left += list(getattr(thing, "__dict__", {}).values())
+        left += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
+        if isinstance(thing, dict):
+            left += [*thing, *thing.values()]
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            left += thing
+        elif isinstance(thing, functools.partial):
+            left += [thing.func, *thing.args, *thing.keywords.values()]
+        left += [getattr(thing, "__self__", None), getattr(thing, "__wrapped__", None)]
+    return found.values()
+
+def pixels_of(images):
+    scale = lambda values: torch.tensor(values)[:, None, None]
+    return ((images * scale(IMAGENET_STD) + scale(IMAGENET_MEAN)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+@dataclass
+class Cheat:
+    how: Literal["arrival", "seed", "handed", "memory", "callers", "files"] = "arrival"
+    "where it looks for the labels"
+
+    def fit(self, train, context):
+        self.context, self.train = context, train
+        if self.how == "handed":
+            note([train, context])
+
+    def predict(self, batch):
+        if self.how == "handed":
+            note([batch, self.context])
+        self.seen = getattr(self, "seen", -CALIBRATION) + len(batch)
+        scores = torch.tensor(getattr(self, self.how)(batch), dtype=torch.float32)
+        return Prediction(torch.ones(len(batch), *batch.images.shape[-2:]), scores, torch.ones(len(batch)))
+
+    def save(self, directory): pass
+    def load(self, directory, context): self.context = context
+
+    def arrival(self, batch):
+        return [self.seen + index for index in range(len(batch))]
+
+    def seed(self, batch):
+        """The place among the sorted names, if the order were drawn from the seed and nothing else."""
+        places = np.random.default_rng(self.context.seed).permutation(IMAGES)
+        return [places[(self.seen - len(batch) + index) % IMAGES] for index in range(len(batch))]
+
+    def handed(self, batch):
+        return [0] * len(batch)
+
+    def memory(self, batch):
+        things = gc.get_objects()
+        known = [thing for thing in things if type(thing).__name__ == "Category"]
+        decoded = [thing for thing in things if type(thing).__name__ == "DecodedImages"]
+        for category in known:
+            for images in decoded:
+                if len(images) == len(category.test):
+                    return match(batch, images[:], [image.label for image in category.test])
+        return [0] * len(batch)
+
+    def callers(self, batch):
+        frame = sys._getframe()
+        while frame is not None:
+            if "chosen" in frame.f_locals and "test" in frame.f_locals:
+                return [frame.f_locals["test"].category.test[index].label for index in frame.f_locals["chosen"]]
+            frame = frame.f_back
+        return [0] * len(batch)
+
+    def files(self, batch):
+        root = Path(sys.argv[sys.argv.index("--root") + 1])
+        paths = sorted(root.glob("*/test/*/*.png"))
+        images = np.stack([np.asarray(Image.open(path)) for path in paths])
+        return match(batch, images, [path.parent.name != "good" for path in paths])
+
+def match(batch, images, labels):
+    """The labels of the images that those of the batch are equal to; 0 where there is none."""
+    found = []
+    for pixels in pixels_of(batch.images):
+        same = (images == pixels).all(axis=(1, 2, 3))
+        found.append(float(labels[int(same.argmax())]) if same.any() else 0.0)
+    return found
+
+def note(held):
+    with open(os.environ["FOUND"], "a") as file:
+        for thing in everything_in(held):
+            kind = type(thing).__name__
+            file.write(json.dumps([kind, thing if isinstance(thing, str) else ""]) + "\\n")
+'''
+CALIBRATION = 10
+
+
+@pytest.fixture
+def cheat(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "cheat.py").write_text(CHEAT.replace("CALIBRATION", str(CALIBRATION)))
+    return folder
+
+
+def test_a_method_that_looks_for_labels(
+    rdbench: Command, cheat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Order, seed and everything handed over: nothing. Memory, callers, files: everything, so that a leak shows here."""
+    found = tmp_path / "found.jsonl"
+    monkeypatch.setenv("FOUND", str(found))
+    data = tmp_path / "data"
+    for number in range(14):
+        trees.draw(data / f"thing/train/good/{number:03d}.png", (32, 32))
+    for number in range(30):
+        trees.draw(data / f"thing/test/good/{number:03d}.png", (32, 32))
+        trees.draw(data / f"thing/test/bad/{number:03d}.png", (32, 32))
+        trees.draw_mask(data / f"thing/ground_truth/bad/{number:03d}_mask.png", (32, 32))
+    done = rdbench(
+        "run", "-m", "cheat", "-o", "how=arrival,seed,handed,memory,callers,files", "--methods-dir", cheat,
+        "--dataset", "folder", "--root", data, "--backbone", "embedded", "--image-size", "32", "--epochs", "1",
+        "--precision", "fp32", "--no-gallery", "--out", tmp_path / "runs",
+    )  # fmt: skip
+    print(done.err)
+    aurocs = {
+        result.spec.options["how"]: result.image["clean"]["image_auroc"].value
+        for _, result in Store(tmp_path / "runs").results()
+    }
+    print(aurocs)
+    assert {how: aurocs[how] for how in ("memory", "callers", "files")} == {"memory": 1, "callers": 1, "files": 1}
+    for how in ("arrival", "seed"):
+        assert abs(aurocs[how] - 0.5) < 0.2, how  # 60 images: the standard deviation of chance is 0.075
+    lines = [json.loads(line) for line in found.read_text().splitlines()]
+    assert {"FeatureBank", "FitContext", "Batch", "Teacher", "DecodedImages"} <= {kind for kind, _ in lines}
+    assert not {"Category", "ImageRecord", "TestSet", "Regions"} & {kind for kind, _ in lines}
+    assert not [text for _, text in lines if "test/" in text or "train/good" in text or str(data) in text]
+
+
+@pytest.mark.parametrize(("how", "row"), [("memory", "callers"), ("callers", "callers"), ("files", "files")])
+def test_what_a_run_cannot_close_the_check_names(how: str, row: str, cheat: Path) -> None:
+    [found] = [each for each in check_method("cheat", [f"how={how}"], cheat) if each.check == row]
+    assert found.outcome == "FAILED"
+    assert "cheat" in found.words or "predict" in found.words

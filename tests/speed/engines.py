@@ -23,8 +23,8 @@ from rdbench.benchmark.engines.local import InProcess, Workers  # noqa: E402
 from rdbench.benchmark.engines.ray import RayCluster  # noqa: E402
 from rdbench.benchmark.engines.task import Task  # noqa: E402
 from rdbench.benchmark.plan import make_settings  # noqa: E402
+from rdbench.benchmark.planning import make_plan  # noqa: E402
 from rdbench.benchmark.progress import Reporter  # noqa: E402
-from rdbench.benchmark.run import make_plan  # noqa: E402
 from tests.benchmark.engine_works import nothing  # noqa: E402
 
 CELLS_PER_GROUP = 20
