@@ -6,12 +6,10 @@ run does, bit for bit.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,27 +191,6 @@ def test_two_runs_on_one_folder_do_each_cell_once(root: Path, undisturbed: dict[
     if any(code for code, _ in outcomes):
         assert ended(start(*command(root, tmp_path)))[0] == 0
     assert predictions_of(tmp_path) == undisturbed
-
-
-def test_many_small_cells_leave_nothing_behind(tmp_path: Path) -> None:
-    """The longest queue that the suite can afford, on two workers; `tests/speed/engines.py` has 10,000."""
-    from rdbench.benchmark.engines.local import Workers
-    from tests.benchmark.test_engines import make_task, run_with
-
-    files = set(os.listdir("/proc/self/fd"))
-    tasks = [make_task(tmp_path, ["tta"] * 1, seed) for seed in range(2000)]
-    resident = memory()
-    begun = time.monotonic()
-    outcomes, _ = run_with(Workers(2), tasks)
-    assert len(outcomes) == 2000
-    assert memory() - resident < 50, "megabytes that the driver has grown by"
-    assert set(os.listdir("/proc/self/fd")) == files
-    assert time.monotonic() - begun < 120
-
-
-def memory() -> float:
-    """Resident megabytes of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_what_is_there_after_faults_is_what_the_store_says(root: Path, tmp_path: Path) -> None:

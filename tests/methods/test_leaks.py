@@ -22,7 +22,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import rdbench.benchmark.engines.task as worker
-import rdbench.benchmark.run as planner
+import rdbench.benchmark.planning as planner
 from rdbench.benchmark.results import CellResult, Predictions
 from rdbench.benchmark.store import Store, read_predictions
 from rdbench.check.checks import check_method
@@ -106,7 +106,7 @@ from PIL import Image
 from rdbench.protocol import Prediction
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGES = 60  # how many there are to test on is no secret
+IMAGES = 100  # how many there are to test on is no secret
 
 def everything_in(held):
     """All that hangs on some objects: attributes, items, arguments, and what functions close over."""
@@ -144,27 +144,31 @@ class Cheat:
     def predict(self, batch):
         if self.how == "handed":
             note([batch, self.context])
-        self.seen = getattr(self, "seen", -CALIBRATION) + len(batch)
         scores = torch.tensor(getattr(self, self.how)(batch), dtype=torch.float32)
         return Prediction(torch.ones(len(batch), *batch.images.shape[-2:]), scores, torch.ones(len(batch)))
 
     def save(self, directory): pass
     def load(self, directory, context): self.context = context
 
+    def places(self, batch):
+        """The test images come after the calibration images, to which nothing is said that could change."""
+        self.seen = getattr(self, "seen", -CALIBRATION) + len(batch)
+        return [place if 0 <= place < IMAGES else -1 for place in range(self.seen - len(batch), self.seen)]
+
     def arrival(self, batch):
-        return [self.seen + index for index in range(len(batch))]
+        return self.places(batch)
 
     def seed(self, batch):
         """The place among the sorted names, if the order were drawn from the seed and nothing else."""
-        places = np.random.default_rng(self.context.seed).permutation(IMAGES)
-        return [places[(self.seen - len(batch) + index) % IMAGES] for index in range(len(batch))]
+        order = np.random.default_rng(self.context.seed).permutation(IMAGES)
+        return [order[place] if place >= 0 else -1 for place in self.places(batch)]
 
     def handed(self, batch):
         return [0] * len(batch)
 
     def memory(self, batch):
         things = gc.get_objects()
-        known = [thing for thing in things if type(thing).__name__ == "Category"]
+        known = [thing for thing in things if type(thing).__name__ == "Category" and hasattr(thing, "test")]
         decoded = [thing for thing in things if type(thing).__name__ == "DecodedImages"]
         for category in known:
             for images in decoded:
@@ -214,13 +218,13 @@ def cheat(tmp_path: Path) -> Path:
 def test_a_method_that_looks_for_labels(
     rdbench: Command, cheat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Order, seed and everything handed over: nothing. Memory, callers, files: everything, so that a leak shows here."""
+    """Order, seed and what it is handed: nothing. Memory, callers and files: everything, so that a leak shows here."""
     found = tmp_path / "found.jsonl"
     monkeypatch.setenv("FOUND", str(found))
     data = tmp_path / "data"
     for number in range(14):
         trees.draw(data / f"thing/train/good/{number:03d}.png", (32, 32))
-    for number in range(30):
+    for number in range(50):
         trees.draw(data / f"thing/test/good/{number:03d}.png", (32, 32))
         trees.draw(data / f"thing/test/bad/{number:03d}.png", (32, 32))
         trees.draw_mask(data / f"thing/ground_truth/bad/{number:03d}_mask.png", (32, 32))
@@ -229,15 +233,14 @@ def test_a_method_that_looks_for_labels(
         "--dataset", "folder", "--root", data, "--backbone", "embedded", "--image-size", "32", "--epochs", "1",
         "--precision", "fp32", "--no-gallery", "--out", tmp_path / "runs",
     )  # fmt: skip
-    print(done.err)
+    assert done.code == 0, done.err
     aurocs = {
         result.spec.options["how"]: result.image["clean"]["image_auroc"].value
         for _, result in Store(tmp_path / "runs").results()
     }
-    print(aurocs)
-    assert {how: aurocs[how] for how in ("memory", "callers", "files")} == {"memory": 1, "callers": 1, "files": 1}
+    assert [aurocs[how] for how in ("memory", "callers", "files")] == [1, 1, 1]
     for how in ("arrival", "seed"):
-        assert abs(aurocs[how] - 0.5) < 0.2, how  # 60 images: the standard deviation of chance is 0.075
+        assert abs(aurocs[how] - 0.5) < 0.25, how  # of 100 images chance has a standard deviation of 0.058
     lines = [json.loads(line) for line in found.read_text().splitlines()]
     assert {"FeatureBank", "FitContext", "Batch", "Teacher", "DecodedImages"} <= {kind for kind, _ in lines}
     assert not {"Category", "ImageRecord", "TestSet", "Regions"} & {kind for kind, _ in lines}
@@ -248,4 +251,4 @@ def test_a_method_that_looks_for_labels(
 def test_what_a_run_cannot_close_the_check_names(how: str, row: str, cheat: Path) -> None:
     [found] = [each for each in check_method("cheat", [f"how={how}"], cheat) if each.check == row]
     assert found.outcome == "FAILED"
-    assert "cheat" in found.words or "predict" in found.words
+    assert found.words.startswith("predict ")

@@ -1,0 +1,142 @@
+"""2,000 real cells in one run with two workers: memory and open files stay, and what is said of it is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rdbench.benchmark.engines.local import Workers
+from rdbench.benchmark.status import Status, read_status
+from rdbench.benchmark.store import LOCKS, RESULT, WORK
+from tests.benchmark.test_engines import children, make_task, run_with
+from tests.command import start
+from tests.datasets import trees
+
+CHOICES, SEEDS, WORKERS = 100, 20, 2
+CELLS = CHOICES * SEEDS
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+
+METHOD = '''"""Next to no work, so that what is measured is the benchmark's own."""
+from dataclasses import dataclass
+from rdbench.protocol import Prediction
+
+@dataclass
+class Trivial:
+    x: int = 0
+    "which cell"
+    def fit(self, train, context): pass
+    def predict(self, batch):
+        maps = batch.images.square().mean(1)
+        scores = maps.amax((1, 2)) + self.x
+        return Prediction(maps, scores, scores)
+    def save(self, directory): pass
+    def load(self, directory, context): pass
+'''
+
+
+@dataclass(frozen=True)
+class Look:
+    """One process at one moment."""
+
+    finished: int
+    """Cells in the store just before."""
+    megabytes: float
+    files: int
+
+
+def look_at(pid: int, finished: int) -> Look:
+    """Resident memory and open files. Raises OSError if the process has ended."""
+    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return Look(finished, resident * PAGE_MB, len(os.listdir(f"/proc/{pid}/fd")))
+
+
+def finished_in(runs: Path) -> int:
+    """Cell directories; they are moved in whole."""
+    cells = runs / "folder" / "bottle"
+    return len(os.listdir(cells)) if cells.is_dir() else 0
+
+
+def check_status(found: Status, before: int, after: int) -> int:
+    """Hold a status between two counts of the store; how many cells the run said were done."""
+    assert before <= found.finished.total() <= after
+    assert not found.failed
+    assert len(found.groups) <= WORKERS
+    assert not found.left
+    [run] = found.runs
+    said = re.fullmatch(rf"(\d+) of {CELLS} cells done, 0 failed", run.what)
+    assert said, run.what
+    # A group is told of when it has ended, before its worker gets another: at most one group per worker is untold.
+    assert before - WORKERS * CHOICES <= int(said[1]) <= after
+    return int(said[1])
+
+
+def check_steady(looks: Sequence[Look]) -> None:
+    """The last quarter of a run beside its second, 1,000 cells earlier; what is open for a moment comes and goes."""
+    early, late = (
+        [look for look in looks if CELLS * start <= look.finished < CELLS * (start + 0.25)] for start in (0.25, 0.75)
+    )
+    assert max(look.megabytes for look in late) - max(look.megabytes for look in early) < 25
+    assert min(look.files for look in late) <= min(look.files for look in early) + 2, "less than one per group"
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> subprocess.Popen[str]:
+    mine, data = tmp_path / "mine", tmp_path / "data"
+    trees.mvtec_ad(data, train=22)
+    mine.mkdir()
+    (mine / "trivial.py").write_text(METHOD)
+    seeds = [part for seed in range(SEEDS) for part in ("--seed", seed)]
+    return start(
+        "run", "-m", "trivial", "-o", f"x={','.join(map(str, range(CHOICES)))}", *seeds, "--methods-dir", mine,
+        "--dataset", "folder", "--root", data, "--backbone", "embedded", "--image-size", "32", "--epochs", "1",
+        "--precision", "fp32", "--no-gallery", "--workers", WORKERS, "--out", tmp_path / "runs",
+    )  # fmt: skip
+
+
+def test_two_thousand_cells_on_two_workers(started: subprocess.Popen[str], tmp_path: Path) -> None:
+    """The driver, its workers, the store and what `rdbench status` tells of it are looked at several times a second."""
+    runs = tmp_path / "runs"
+    driver: list[Look] = []
+    workers: dict[int, list[Look]] = {}
+    told = [0]
+    while started.poll() is None:
+        time.sleep(0.15)
+        before = finished_in(runs)
+        with suppress(OSError):  # one of them has ended
+            driver.append(look_at(started.pid, before))
+            for child in children(started.pid):
+                workers.setdefault(child, []).append(look_at(child, before))
+        if 0 < before < CELLS and len(driver) % 5 == 0:
+            found = read_status(runs)
+            told.append(check_status(found, before, finished_in(runs)))
+    _, errors = started.communicate()
+    assert started.returncode == 0, errors
+    assert finished_in(runs) == len(list(runs.glob(f"*/*/*/{RESULT}"))) == CELLS
+    assert told == sorted(told)
+    assert len(set(told)) > SEEDS / 2
+    announced = [tuple(map(int, line)) for line in re.findall(rf"cells (\d+) to (\d+) of {CELLS}:", errors)]
+    assert announced == [(first + 1, first + CHOICES) for first in range(0, CELLS, CHOICES)]
+    assert len(workers) == WORKERS, "no worker was ended and replaced"
+    for looks in (driver, *workers.values()):
+        check_steady(looks)
+    assert not [path for path in (runs / WORK).iterdir() if path.name not in (LOCKS, "cells")]
+    assert not any((runs / WORK / "cells").iterdir())
+
+
+def test_two_thousand_groups_go_through_the_pipes(tmp_path: Path) -> None:
+    """More groups than the run above has, of no work; `tests/speed/engines.py` has 10,000."""
+    files = set(os.listdir("/proc/self/fd"))
+    tasks = [make_task(tmp_path, ["tta"], seed) for seed in range(2000)]
+    before = look_at(os.getpid(), 0)
+    outcomes, _ = run_with(Workers(2), tasks)
+    assert len(outcomes) == 2000
+    assert look_at(os.getpid(), 0).megabytes - before.megabytes < 25
+    assert set(os.listdir("/proc/self/fd")) == files
