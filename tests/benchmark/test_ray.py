@@ -33,7 +33,7 @@ from rdbench.errors import InputError
 from tests.benchmark.engine_works import nothing
 from tests.benchmark.test_engines import TOY, make_task, reasons, run_with
 from tests.benchmark.test_merge import write
-from tests.command import Command, start
+from tests.command import QUICK, Command, start
 from tests.datasets import trees
 from tests.same import predictions_of
 
@@ -42,13 +42,13 @@ RAY = Path(sys.executable).parent / "ray"
 
 
 class Cluster:
-    """Nodes of one core each."""
+    """Nodes of one core each, each with a folder of its own for temporary files."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        self._folder = folder
+        self.folder = folder
         self._nodes: list[subprocess.Popen[bytes]] = []
         where = ("--head", f"--port={self.address.partition(':')[2]}", f"--temp-dir={folder}")
         self.join(*where, "--include-dashboard=false")
@@ -57,8 +57,10 @@ class Cluster:
         """Start a node; returns when it is about to be there."""
         command = [RAY, "start", *(where or (f"--address={self.address}",)), "--block", "--num-cpus=1"]
         command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
-        environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
-        log = self._folder / f"node{len(self._nodes)}.log"
+        temporary = self.folder / f"tmp{len(self._nodes)}"
+        temporary.mkdir()
+        environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1", TMPDIR=str(temporary))
+        log = self.folder / f"node{len(self._nodes)}.log"
         with log.open("wb") as file:
             node = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
         self._nodes.append(node)
@@ -91,18 +93,20 @@ def descendants(pid: int) -> list[int]:
     return [each for child in children for each in (child, *descendants(child))]
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # a token of its own, whatever the user's home has
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read when Ray is imported
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rdbench[ray]'")
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # pytest's folders are too deep for the names of Ray's sockets
-    cluster = Cluster(folder)
-    try:
-        yield cluster
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")  # a token of its own, whatever the user's home has
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read when Ray is imported
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'rdbench[ray]'")
+        folder = Path(tempfile.mkdtemp(prefix="ray"))  # pytest's folders are too deep for the names of Ray's sockets
+        cluster = Cluster(folder)
+        try:
+            cluster.join()
+            yield cluster
+        finally:
+            cluster.stop()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.cluster
@@ -131,6 +135,68 @@ def test_three_nodes_of_which_one_dies_and_one_comes_late_give_the_bits_of_one_p
     a_dying_cell_costs_itself_alone(cluster, tmp_path)
 
 
+@pytest.mark.cluster
+def test_images_are_sent_to_nodes_and_held_against_the_plan_there(cluster: Cluster, tmp_path: Path) -> None:
+    trees.mvtec_ad2(tmp_path / "data")
+    given = (
+        "run",
+        "-m",
+        "deterministic",
+        "--dataset",
+        "mvtec_ad2",
+        "--root",
+        tmp_path / "data",
+        "--no-gallery",
+        *QUICK,
+    )
+    on_ray = ("--engine", "ray", "--address", cluster.address, "--sync-data")
+
+    def sent() -> list[Path]:
+        return list(cluster.folder.glob("tmp*/rdbench-data-*/*/root/vial"))
+
+    many = start(*given, "--seed", "0", "--seed", "1", *on_ray, "--out", tmp_path / "many")
+    _, errors = many.communicate(timeout=200)
+    assert many.returncode == 0, errors
+    assert len(predictions_of(tmp_path / "many")) == 2
+    here = load_category("mvtec_ad2", "vial", tmp_path / "data", 0).fingerprint
+    assert sent()
+    assert {load_category("mvtec_ad2", "vial", folder.parent, 0).fingerprint for folder in sent()} == {here}
+    changed = sent()[0]
+    trees.draw(next(changed.glob("test_public/good/*.png")), seed=1)
+    for node in cluster.folder.glob("tmp*"):
+        place = node.joinpath(*changed.relative_to(cluster.folder).parts[1:])
+        if place != changed:
+            shutil.copytree(changed, place, dirs_exist_ok=True)
+    other = start(*given, "--seed", "2", *on_ray, "--out", tmp_path / "other")
+    _, errors = other.communicate(timeout=200)
+    assert other.returncode == 2, errors
+    assert "the images of mvtec_ad2/vial are not those that the run was planned with" in " ".join(errors.split())
+    assert not predictions_of(tmp_path / "other")
+
+
+@pytest.mark.cluster
+def test_ctrl_c_leaves_a_store_that_goes_on(cluster: Cluster, rdbench: Command, tmp_path: Path) -> None:
+    seeds = [part for seed in range(6) for part in ("--seed", str(seed))]
+    given = (*TOY, "-m", "deterministic", *seeds, "--out", tmp_path, "--engine", "ray", "--address", cluster.address)
+    run = start(*given)
+    end = time.monotonic() + 120
+    while not predictions_of(tmp_path):
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130, errors
+    assert "the same command goes on from here" in errors
+    kept = predictions_of(tmp_path)
+    assert 0 < len(kept) < 6
+    assert "nothing is at work here" in rdbench("status", tmp_path).out
+    _, errors = (again := start(*given)).communicate(timeout=200)
+    assert again.returncode == 0, errors
+    assert len(predictions_of(tmp_path)) == 6
+    assert kept.items() <= predictions_of(tmp_path).items()
+
+
 def a_dying_cell_costs_itself_alone(cluster: Cluster, tmp_path: Path) -> None:
     tasks = [make_task(tmp_path, ["exits", "hangs", "tta"]), make_task(tmp_path, ["tta"], seed=1)]
     engine = RayCluster(cluster.address, cpus=1, gpus=None, device="cpu", cell_timeout=2.0, sync_data=False)
@@ -157,7 +223,7 @@ class MadeUpRay(SimpleNamespace):
         super().__init__(
             remote=lambda **_: lambda _: SimpleNamespace(remote=lambda *_: "reference"),
             wait=lambda references, **_: (references if next(looks) > 1 else [], []),
-            get=lambda _: answer,
+            get=lambda reference: answer if reference == "reference" else reference,
             cancel=lambda *_, **__: None,
             nodes=lambda: [{"NodeID": "1", "Alive": True, "Resources": {"CPU": 2.0}}],
             cluster_resources=lambda: {"CPU": 2.0},

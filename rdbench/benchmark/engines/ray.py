@@ -6,29 +6,25 @@ too. If a node dies, its tasks are given to others. Needs the extra `rdbench[ray
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
 import tarfile
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from rdbench.benchmark.engines import Ended, Work
-from rdbench.benchmark.engines.data import pack_images, unpacked
-from rdbench.benchmark.engines.local import Workers, here
+from rdbench.benchmark.engines.data import pack_images
+from rdbench.benchmark.engines.local import here
+from rdbench.benchmark.engines.node import bring_in, on_node
 from rdbench.benchmark.engines.task import Task, TaskOutcome
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import SECONDS_BETWEEN_LINES, Reporter
 from rdbench.benchmark.results import CellFailure
-from rdbench.benchmark.store import RESULT, Store, open_store, read_result
+from rdbench.benchmark.store import open_store
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -106,7 +102,7 @@ class RayCluster:
     def run(self, tasks: Iterable[Task], work: Work, reporter: Reporter) -> Ended:
         import ray
 
-        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_on_node)
+        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(on_node)
         images = _Images(self._sync_data)
         flights: dict[Any, _Flight] = {}
         again: deque[_Flight] = deque()
@@ -156,6 +152,11 @@ class RayCluster:
 
         try:
             outcome, cells = ray.get(reference)
+            try:
+                bring_in(map(ray.get, cells), flight.task)
+            except (InputError, OSError, tarfile.TarError) as error:  # another version there, or a full disk here
+                reporter.line(f"  {flight.task}: what its node made cannot be kept: {error}")
+                return TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
         except ray.exceptions.RayTaskError as error:
             return _given_up(flight.task, f"the node's engine failed: {error.cause!r}", str(error), reporter)
         except ray.exceptions.RayError as error:
@@ -165,62 +166,8 @@ class RayCluster:
             flight.tries += 1
             reporter.line(f"  {flight.task}: {reason}; given to another")
             return None
-        try:
-            _bring_in(cells, flight.task)
-        except (InputError, OSError, tarfile.TarError) as error:  # another version there, or a full disk here
-            reporter.line(f"  {flight.task}: what its node made cannot be kept: {error}")
-            return TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
         result: TaskOutcome = outcome
         return result
-
-
-def _bring_in(cells: Iterable[bytes], task: Task) -> None:
-    """Unpack finished cells into the store. Raises InputError for one that was not asked for, or is damaged."""
-    store = open_store(task.parts[0].settings.out, create=True)
-    wanted = {spec.path for spec in task.specs}
-    for packed in cells:
-        with tempfile.TemporaryDirectory(dir=store.work_directory("cells")) as folder:
-            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-                archive.extractall(folder, filter="data")
-            if (sent := read_result(Path(folder) / RESULT).spec).path not in wanted:
-                raise InputError(f"{sent} was not asked for")
-            store.adopt(Path(folder))
-
-
-def _on_node(
-    work: Work, task: Task, cpus: int, cell_timeout: float | None, images: bytes | None
-) -> tuple[TaskOutcome, list[bytes]]:
-    """Run a task in a worker process here, into a store of its own; the outcome and each finished cell, packed."""
-    first = task.parts[0].specs[0]
-    root = task.parts[0].settings.root
-    if images is not None:
-        root = unpacked(images, first.dataset, first.category, first.fingerprint)
-    with tempfile.TemporaryDirectory(prefix="rdbench-") as out:
-        engine = _node_engine(cpus, cell_timeout)
-        quiet = Reporter(Console(file=io.StringIO()))
-        ((_, outcome),) = engine.run([task.moved(Path(out), root)], work, quiet)
-        return outcome, [_packed(directory) for directory, _ in Store(Path(out)).results()]
-
-
-_ENGINES: dict[tuple[object, ...], Workers] = {}
-"""The engine of this Ray worker: its process is kept for the next task."""
-
-
-def _node_engine(cpus: int, cell_timeout: float | None) -> Workers:
-    key = cpus, cell_timeout, os.environ.get("CUDA_VISIBLE_DEVICES")
-    if key not in _ENGINES:
-        for engine in _ENGINES.values():
-            engine.__exit__()
-        _ENGINES.clear()
-        _ENGINES[key] = Workers(1, cell_timeout, threads=cpus)
-    return _ENGINES[key]
-
-
-def _packed(directory: Path) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        archive.add(directory, arcname=".")
-    return file.getvalue()
 
 
 def _take(task: Task) -> tuple[_Flight | None, str]:
