@@ -91,7 +91,7 @@
         { x: method.points.map((p) => p.budget), y: method.points.map((p) => p.cost), mode: "lines" },
         { x: [method.best.budget], y: [method.best.cost], mode: "markers", showlegend: false, hoverinfo: "skip" },
       ];
-    });
+    }, found.map(({ m }) => m).filter((m) => board.methods[m][0].toLowerCase().includes(state.find.toLowerCase())));
     if (free) traces.push({ x: free.map((p) => p.budget), y: free.map((p) => p.cost), name: "threshold margin", mode: "lines", line: soft() });
     place("#plot-cost", traces, { xaxis: axis("Parts sent to review", percent), yaxis: axis("Cost per part") }, verdict.textContent);
   }

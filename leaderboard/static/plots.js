@@ -3,7 +3,7 @@
 // The plots, drawn by plotly from the same figures as the table.
 
 rdbench.plots = (() => {
-  const { state, options, onDraw, set } = rdbench;
+  const { state, options, onDraw, set, NARROW } = rdbench;
   const COLOURS = {
     light: ["#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#3a9bd1", "#5d6670"],
     dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e59ac6", "#f0c040", "#9ad0ff", "#c0c6cc"],
@@ -14,14 +14,17 @@ rdbench.plots = (() => {
   const SHOWN = 6; // of them at first; the others wait in the legend
 
   const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+  const narrow = () => matchMedia(NARROW).matches;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  function looks(method) {
+  // By the place among these test images, so that the first lines of every plot have colours of their own.
+  function looks(data, method) {
     const colours = COLOURS[dark() ? "dark" : "light"];
-    const round = Math.floor(method / colours.length);
+    const at = data.all.map(([m]) => m).filter((m) => m >= 0).indexOf(method);
+    const [colour, round] = [colours[at % colours.length], Math.floor(at / colours.length)];
     return {
-      line: { color: colours[method % colours.length], width: 2, dash: DASHES[round % DASHES.length] },
-      marker: { color: colours[method % colours.length], size: 7, symbol: SYMBOLS[(method + round) % SYMBOLS.length] },
+      line: { color: colour, width: 2, dash: DASHES[round % DASHES.length] },
+      marker: { color: colour, size: 7, symbol: SYMBOLS[(at + round) % SYMBOLS.length] },
     };
   }
 
@@ -32,12 +35,21 @@ rdbench.plots = (() => {
     return `rgba(${r},${g},${b},${alpha})`;
   }
 
-  const short = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
+  const short = (name, most = 28) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
 
   function axis(title, more = {}) {
     const line = css("--line");
     return { title: { text: title, standoff: 8 }, gridcolor: line, zeroline: false, linecolor: line, automargin: true, ...more };
   }
+
+  // Height of the legend below a plot: plotly sets it in columns as wide as the longest name.
+  function legendHeight(plot, traces) {
+    const names = traces.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => trace.name);
+    const columns = Math.max(1, Math.floor((plot.clientWidth - 68) / (46 + 6.6 * Math.max(...names.map((name) => name.length)))));
+    return 19 * Math.ceil(names.length / columns);
+  }
+
+  const AREA = 250; // height of what is drawn in, without axis title and legend
 
   function place(id, traces, layout, words) {
     const node = document.querySelector(id);
@@ -56,12 +68,12 @@ rdbench.plots = (() => {
     plot.setAttribute("aria-label", words);
     const base = {
       autosize: true,
-      height: 360,
+      height: AREA + 66 + legendHeight(plot, traces),
       margin: { l: 56, r: 12, t: 10, b: 44 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: css("--sans"), size: 12, color: css("--soft") },
-      legend: { orientation: "h", y: -0.22, x: 0, font: { size: 12 } },
+      legend: { orientation: "h", traceorder: "normal", y: -54 / AREA, x: 0, font: { size: 12 } },
       hoverlabel: { font: { family: css("--sans") } },
       dragmode: false,
     };
@@ -76,13 +88,13 @@ rdbench.plots = (() => {
       .filter((method) => method >= 0 && board.methods[method][0].toLowerCase().includes(wanted));
   }
 
-  function lines(board, data, make) {
-    const drawn = chosen(board, data).map((m) => [m, make(m)]).filter(([, made]) => made).slice(0, MOST);
+  function lines(board, data, make, order = chosen(board, data)) {
+    const drawn = order.map((m) => [m, make(m)]).filter(([, made]) => made).slice(0, narrow() ? SHOWN : MOST);
     return drawn.flatMap(([method, made], i) =>
       [made].flat().map((trace) => ({
-        name: board.methods[method][0],
+        name: short(board.methods[method][0]),
         legendgroup: `m${method}`,
-        ...looks(method),
+        ...looks(data, method),
         ...trace,
         visible: i < SHOWN || method === board.reference ? true : "legendonly",
       })),
@@ -102,7 +114,7 @@ rdbench.plots = (() => {
   function band(board, data, m, x, low, high) {
     if (m !== chosen(board, data)[0] && m !== board.reference) return [];
     return [{ x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself",
-      fillcolor: clear(looks(m).line.color, 0.14), mode: "none", showlegend: false, hoverinfo: "skip" }];
+      fillcolor: clear(looks(data, m).line.color, 0.14), mode: "none", showlegend: false, hoverinfo: "skip" }];
   }
 
   const percent = { tickformat: ".0%" };
@@ -140,8 +152,8 @@ rdbench.plots = (() => {
     const traces = [
       { x: [...front.map((p) => p.x[0]), last], y: [...front.map((p) => p.y[0]), front.at(-1).y[0]], mode: "lines",
         line: { ...soft("solid"), shape: "hv" }, hoverinfo: "skip", showlegend: false },
-      ...points.map((p) => ({ x: [p.x[0]], y: [p.y[0]], name: p.name, mode: "markers", cliponaxis: false,
-        marker: { ...looks(p.method).marker, size: 10 }, showlegend: named.has(p),
+      ...points.map((p) => ({ x: [p.x[0]], y: [p.y[0]], name: short(p.name), mode: "markers", cliponaxis: false,
+        marker: { ...looks(data, p.method).marker, size: 10 }, showlegend: named.has(p),
         customdata: [[p.x[1], p.y[1], p.y[2] ?? ""]], hovertemplate: "%{customdata[0]}, %{customdata[1]} (%{customdata[2]})" })),
     ];
     if (margin && margin[0] !== null)
@@ -223,21 +235,25 @@ rdbench.plots = (() => {
     if (!found) return place("#plot-critical", [], {}, "Needs two methods with AUGRC in at least two cells.");
     const names = found.methods.map((m) => board.methods[m][0]);
     const rows = names.map((_, i) => -i);
+    const marks = found.methods.map((m) => looks(data, m).marker);
     const traces = found.groups.map(([first, last], i) => ({
       x: [found.ranks[first], found.ranks[last]], y: [0.7 + 0.5 * i, 0.7 + 0.5 * i], mode: "lines",
       line: { color: css("--ink"), width: 5 }, hoverinfo: "skip",
     }));
     traces.push({ x: found.ranks, y: rows, mode: "markers", text: names, cliponaxis: false,
-      marker: { size: 9, color: found.methods.map((m) => looks(m).line.color), symbol: found.methods.map((m) => looks(m).marker.symbol) },
+      marker: { size: 9, color: marks.map((mark) => mark.color), symbol: marks.map((mark) => mark.symbol) },
       hovertemplate: "%{text}: mean rank %{x:.2f}<extra></extra>" });
     const [least, most] = [found.ranks[0], found.ranks.at(-1)];
     const room = Math.max(most - least, 0.5);
     const note = found.cells < 6 ? ` With ${found.cells} cells the test can tell no two methods apart.` : "";
     place("#plot-critical", traces, {
       showlegend: false,
-      height: Math.max(300, 90 + 26 * names.length),
-      xaxis: axis(`Mean rank, ${found.cells} cells${note && "<br>too few to tell two apart"}`, { range: [least - 0.1 * room, most + 0.1 * room] }),
-      yaxis: { tickvals: rows, ticktext: names.map(short), showgrid: false, zeroline: false, automargin: true },
+      height: Math.max(300, 106 + 26 * names.length),
+      margin: { l: 56, r: 12, t: 10, b: 64 },
+      xaxis: axis("", { range: [least - 0.1 * room, most + 0.1 * room], tickangle: 0, nticks: narrow() ? 4 : 8 }),
+      annotations: [{ text: `Mean rank, ${found.cells} cells${note && "<br>too few to tell two apart"}`, xref: "paper", x: 1, xanchor: "right",
+        yref: "paper", y: 0, yanchor: "top", yshift: -26, showarrow: false, font: { size: 14 } }],
+      yaxis: { tickvals: rows, ticktext: names.map((name) => short(name, narrow() ? 18 : 28)), showgrid: false, zeroline: false, automargin: true },
       shapes: names.map((_, i) => ({ type: "line", layer: "below", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
     }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.${note}`);
   }

@@ -4,6 +4,7 @@
 // subscribes. All text of an entry goes into the page as text, never as markup.
 
 const rdbench = (() => {
+  const NARROW = "(max-width: 40rem)"; // as in style.css
   const boards = new Map();
   for (const section of document.querySelectorAll("section.ranking")) {
     const data = JSON.parse(section.querySelector("script.board-data").textContent);
@@ -80,6 +81,6 @@ const rdbench = (() => {
     if (!boards.has(state.results)) state.results = first;
     draw();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  return { boards, state, receive, draw, set, options, onDraw: (drawer) => drawers.push(drawer) };
+  for (const query of ["(prefers-color-scheme: dark)", NARROW]) matchMedia(query).addEventListener("change", draw);
+  return { NARROW, boards, state, receive, draw, set, options, onDraw: (drawer) => drawers.push(drawer) };
 })();

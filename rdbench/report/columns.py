@@ -122,7 +122,7 @@ def written(metric: str, value: float) -> str:
     if unit == "difference":
         return f"{value:+.3f}"
     if unit == "ratio":
-        return f"{value:.3g}{TIMES}" if value < 100 else f"{value:,.0f}{TIMES}"
+        return f"{value:.{3 if value >= 1 else 2}g}{TIMES}" if value < 100 else f"{value:,.0f}{TIMES}"
     if unit == "fraction":
         return f"{value:.3f}"
     if unit == "count" or abs(value) >= 100:
@@ -140,7 +140,7 @@ def written_interval(metric: str, low: float, high: float) -> str:
     first, last = written(metric, low), written(metric, high)
     if math.isnan(low) or math.isnan(high) or first == last:
         return ""
-    if describe(metric).unit in ("fraction", "difference"):
+    if describe(metric).unit in ("fraction", "difference", "ratio"):
         first, last = _bare(first), _bare(last)
     if describe(metric).unit == "difference":
         return f"{first} to {last}"

@@ -27,7 +27,7 @@ QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
 )  # fmt: skip
-WIDE, NARROW = (1440, 1000), (390, 800)
+WIDE, NARROW = (1440, 1000), (360, 800)
 
 
 def new_chrome(profile):
@@ -53,6 +53,15 @@ def page(sources, tmp_path_factory):
 
     other = [make_cell(method, dataset="visa", conditions=("clean",)) for method in ("deterministic", "tta")]
     return write_site([*sources, *other], tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A ranking of as many methods as come with rdbench, and more."""
+    from tests.made_up import make_source
+
+    names = ["deterministic", "a_rather_long_name[placement=decoder, p=0.35]", *(f"method_{m:02d}" for m in range(22))]
+    return write_site([make_source(name, seed=s) for name in names for s in (0, 1)], tmp_path_factory.mktemp("many"))
 
 
 class Browser:
@@ -148,6 +157,43 @@ def test_it_loads_without_complaint_and_asks_nobody(chrome, page, window, scheme
     background = chrome.execute_script("return getComputedStyle(document.body).backgroundColor")
     light = sum(int(part) for part in background[4:-1].split(",")) > 382
     assert light == (scheme == "light")
+
+
+def test_a_method_page_scrolls_its_tables_not_itself(chrome, page):
+    Browser(chrome, NARROW).open(next(page.parent.glob("methods/*.html")))
+    width, window = chrome.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width <= window
+    frames = "return [...document.querySelectorAll('.scroll')].map((frame) => frame.scrollWidth > frame.clientWidth)"
+    assert any(chrome.execute_script(frames))
+
+
+@pytest.mark.parametrize("window", [WIDE, NARROW])
+def test_no_words_of_a_plot_lie_upon_each_other(chrome, many, window):
+    browser = Browser(chrome, window).open(many)
+    script = """
+        const boxes = [...arguments[0].querySelectorAll("text")].filter((text) => text.textContent.trim())
+            .map((text) => [text.textContent, text.getBoundingClientRect()]).filter(([, box]) => box.width > 0);
+        const frame = arguments[0].getBoundingClientRect();
+        const beside = (a, b) => a.right <= b.left + 2 || a.bottom <= b.top + 3;
+        const over = (a, b) => !beside(a, b) && !beside(b, a);
+        const pairs = boxes.flatMap(([t, a], i) =>
+            boxes.slice(i + 1).filter(([, b]) => over(a, b)).map(([u]) => [t, u]));
+        const cut = boxes.filter(([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1);
+        return [...pairs, ...cut.map(([t]) => [t])];
+    """
+    for plot in browser.all(".plot"):
+        assert chrome.execute_script(script, plot) == []
+
+
+def test_the_first_lines_of_a_plot_have_colours_of_their_own(chrome, many):
+    Browser(chrome).open(many)
+    script = """
+        const lines = document.querySelector("#plot-risk .plot").data.filter((line) => line.legendgroup && !line.fill);
+        return lines.filter((line) => line.visible === true).map((line) => line.line.color);
+    """
+    colours = chrome.execute_script(script)
+    assert len(colours) >= 6
+    assert len(set(colours[:6])) == 6
 
 
 def test_all_columns_fit_a_window_of_1300_pixels(chrome, page):
