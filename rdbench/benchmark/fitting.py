@@ -44,6 +44,8 @@ class FitCost:
     """Images through a decoder, while a network was trained."""
     shared: tuple[int, ...] = ()
     """Seeds of the shared students that the method is made of."""
+    trainings: int = 0
+    """What the method trained itself."""
 
 
 class SharedStudents:
@@ -58,6 +60,8 @@ class SharedStudents:
         """The seeds asked for since this was last cleared."""
         self.seconds = 0.0
         """What training them took since this was last set to 0."""
+        self.trained = 0
+        """Trainings in the group so far, the methods' own among them."""
 
     def take_over(self, seed: int, file: Path, cost: FitCost) -> None:
         """Use the student that an earlier run trained with `seed` and kept."""
@@ -131,7 +135,9 @@ def make_context(
                 if after_epoch is not None:
                     after_epoch(epoch, settings.epochs)
 
-            return train_student(student, images, settings, seed, device, on_epoch, loss or distillation_loss, rate)
+            train_student(student, images, settings, seed, device, on_epoch, loss or distillation_loss, rate)
+        shared.trained += 1
+        return student
 
     shared = SharedStudents(directory / "students", lambda seed: train_on(new_student(seed), train, seed), reporter)
     context = FitContext(
@@ -158,13 +164,14 @@ def fit(
     if directory.exists():
         return
     shared.asked.clear()
-    shared.seconds, passes = 0.0, 0
+    shared.seconds, passes, trainings = 0.0, 0, 0
 
     def counted(*arguments: Any, **options: Any) -> nn.Module:
-        nonlocal passes
+        nonlocal passes, trainings
         with count_passes() as trained:
             student = context.train(*arguments, **options)
         passes += trained["decoder"]
+        trainings += 1
         return student
 
     shared.forget()
@@ -176,7 +183,7 @@ def fit(
         Stopwatch(context.device) as watch,
     ):
         method.fit(train, replace(context, train=counted))
-    cost = FitCost(watch.seconds - shared.seconds, passes, tuple(dict.fromkeys(shared.asked)))
+    cost = FitCost(watch.seconds - shared.seconds, passes, tuple(dict.fromkeys(shared.asked)), trainings)
 
     def write(path: Path) -> None:
         (path / "model").mkdir()
@@ -211,7 +218,7 @@ def _untouched(context: FitContext) -> Untouched:
 def fit_cost(directory: Path) -> FitCost:
     """What was measured when what lies in `directory` was fitted."""
     kept = json.loads((directory / COST).read_text())
-    return FitCost(kept["seconds"], kept["passes"], tuple(kept["shared"]))
+    return FitCost(**kept | {"shared": tuple(kept["shared"])})
 
 
 def _write_cost(cost: FitCost, directory: Path) -> None:

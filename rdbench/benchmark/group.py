@@ -6,7 +6,7 @@ import shutil
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.predicting import TestSet, predict_again, predict_group
 from rdbench.benchmark.progress import Reporter, Step
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Figure, Predictions, Provenance, Split, slug
+from rdbench.benchmark.sharing import MEASURING, SHARED, VIEWS, Sharing
 from rdbench.benchmark.store import PREDICTIONS, Store, sha256
 from rdbench.datasets import fingerprint_now
 from rdbench.datasets.base import Category, MaskArray
@@ -47,18 +48,26 @@ class Bench:
     reporter: Reporter
 
 
-def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellFailure]:
-    """Fit, predict, evaluate and store the cells of one group that are not there yet; returns those that failed.
+@dataclass(frozen=True)
+class GroupOutcome:
+    """What came of a group: its cells are in the store, but for those that failed."""
+
+    failures: tuple[CellFailure, ...] = ()
+    sharing: Sharing = field(default_factory=Sharing)
+
+
+def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> GroupOutcome:
+    """Fit, predict, evaluate and store the cells of one group that are not there yet.
 
     A failing method costs its own cell only. Raises InputError if another run is at work on the group.
     """
     first = specs[0]
     with bench.store.lock(first.group_id, f"{first.dataset}/{category.name}, seed {first.seed}"):
         specs = [spec for spec in specs if not bench.store.has(spec, with_model=bench.settings.keep_models)]
-        return _run_locked(bench, category, specs) if specs else []
+        return _run_locked(bench, category, specs) if specs else GroupOutcome()
 
 
-def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> list[CellFailure]:
+def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> GroupOutcome:
     directory = bench.store.work_directory(f"{specs[0].group_id}-{_made_with(bench.provenance)}")
     group = _Group(bench, category, specs[0], directory)
     failures: list[CellFailure] = []
@@ -80,9 +89,11 @@ def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> 
             group.finish(spec, run, teacher_seconds)
         except Exception as error:  # a full disk, say: the other cells are still to be written
             failures.append(failed(bench, spec, "store", error))
+    group.sharing.trained = group.shared.trained
+    bench.reporter.line(f"  {group.sharing}")
     if not failures:
         shutil.rmtree(directory)
-    return failures
+    return GroupOutcome(tuple(failures), group.sharing)
 
 
 def failed(bench: Bench, spec: CellSpec, stage: str, error: Exception) -> CellFailure:
@@ -108,6 +119,7 @@ class _Group:
 
     def __init__(self, bench: Bench, category: Category, spec: CellSpec, directory: Path) -> None:
         self.bench, self.category, self.spec, self.directory = bench, category, spec, directory
+        self.sharing = Sharing()
         pool = ThreadPoolExecutor(cores())
         try:
             train, calibration, test = (
@@ -147,7 +159,9 @@ class _Group:
 
     def _features(self, images: DecodedImages, step: Step) -> FeatureBank:
         teacher, device, spec = self.bench.teacher, self.bench.device, self.spec
-        return FeatureBank(images, teacher, device, spec.precision, spec.batch_size, self.directory, step.advance)
+        self.sharing.images += len(images)
+        with self.sharing.counting(teacher, SHARED):
+            return FeatureBank(images, teacher, device, spec.precision, spec.batch_size, self.directory, step.advance)
 
     def _regions(self, images: DecodedImages) -> list[Regions]:
         """Of every test image's mask. Waits for the images too: a damaged one is to show before anything is trained."""
@@ -181,9 +195,12 @@ class _Group:
     def fitted(self, spec: CellSpec) -> Method:
         """The cell's method, fitted now or by an earlier run, and in any case loaded from what was saved."""
         directory = self._fit_directory(spec)
-        fit(self._method(spec), self.train, self.context, self.shared, spec.precision, directory)
-        method = self._method(spec)
-        load_fitted(method, self.context, self.shared, directory)
+        with self.sharing.counting(self.bench.teacher, VIEWS):
+            fit(self._method(spec), self.train, self.context, self.shared, spec.precision, directory)
+            method = self._method(spec)
+            load_fitted(method, self.context, self.shared, directory)
+        cost = fit_cost(directory)
+        self.sharing.alone += cost.trainings + len(cost.shared)
         return method
 
     def predict(self, runs: Sequence[MethodRun]) -> float:
@@ -199,6 +216,7 @@ class _Group:
             batch_size=self.spec.batch_size,
             seed=self.spec.seed,
             reporter=self.bench.reporter,
+            sharing=self.sharing,
         )
 
     def finish(self, spec: CellSpec, run: MethodRun, teacher_seconds: float) -> None:
@@ -229,7 +247,7 @@ class _Group:
         chosen = np.array([choice.index for choice in choices])
         directory = self._cell_directory(spec) / GALLERY
         try:
-            with run.inside():
+            with run.inside(), self.sharing.counting(self.bench.teacher, MEASURING):
                 maps, unsure = predict_again(
                     run,
                     chosen,

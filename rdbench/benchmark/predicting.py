@@ -23,6 +23,7 @@ from rdbench.benchmark.method_run import MethodRun, Said, median_seconds
 from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN
+from rdbench.benchmark.sharing import MEASURING, SHARED, VIEWS, Sharing
 from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.decode import DecodedImages
 from rdbench.errors import InputError
@@ -69,6 +70,7 @@ def predict_group(
     batch_size: int,
     seed: int,
     reporter: Reporter,
+    sharing: Sharing,
 ) -> float:
     """Let every method of a group predict the calibration images and the test images under every condition.
 
@@ -88,14 +90,16 @@ def predict_group(
         for start, batch in zip(range(0, len(calibration), batch_size), calibration.batches(batch_size), strict=True):
             chosen, handed = columns[start : start + batch_size], _Handed(batch, untouched)
             for run in [run for run in runs if run.failure is None]:
-                with run.guarded():
+                with run.guarded(), sharing.counting(teacher, VIEWS):
                     prediction = _predict(run, handed, device, seed)
                     run.calibration.record(0, chosen, prediction)
                     run.normal_pixels.update(to_numpy(prediction.anomaly_map).reshape(len(chosen), -1))
-        teacher_seconds = _predict_test(runs, test, conditions, teacher, untouched, device, batch_size, seed, reporter)
+        teacher_seconds = _predict_test(
+            runs, test, conditions, teacher, untouched, device, batch_size, seed, reporter, sharing
+        )
         first = _Handed(calibration.batch(range(min(batch_size, len(calibration)))), untouched)
         for run in [run for run in runs if run.failure is None]:
-            with run.guarded():
+            with run.guarded(), sharing.counting(teacher, MEASURING):
                 _check_unmoved(run, _predict(run, first, device, seed))
                 _measure_alone(run, test, teacher, device, batch_size, seed)
     return teacher_seconds
@@ -139,6 +143,7 @@ def _predict_test(
     batch_size: int,
     seed: int,
     reporter: Reporter,
+    sharing: Sharing,
 ) -> float:
     # The seed alone is known to every method, which could undo the order and read labels off the place among the names.
     order = np.random.default_rng([seed, *test.category.fingerprint.encode()]).permutation(len(test.images))
@@ -158,13 +163,14 @@ def _predict_test(
                     pixels = apply_shift(pixels, condition, seed, [keys[i] for i in chosen])
                 images = normalise(pixels)
                 batch = Batch(images, partial(teacher, images))
-                with Stopwatch(device) as watch:
+                with sharing.counting(teacher, SHARED), Stopwatch(device) as watch:
                     _ = batch.features
+                sharing.images += len(chosen)
                 if condition is None:
                     teacher_seconds.append((len(chosen), watch.seconds))
                 handed = _Handed(batch, untouched)
                 for run in [run for run in runs if run.failure is None]:
-                    with run.guarded():
+                    with run.guarded(), sharing.counting(teacher, VIEWS):
                         prediction = _predict(run, handed, device, seed, condition is None)
                         run.said.record(index, chosen, prediction)
                         _add_pixels(run.pixel[index], prediction, chosen, regions, test.category.test)

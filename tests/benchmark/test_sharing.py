@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdbench.benchmark import group
 from rdbench.benchmark.results import CellResult, Predictions
 from rdbench.benchmark.store import PREDICTIONS, open_store
 from rdbench.rd import training
+from rdbench.registry import find_methods
 from tests.command import Command
+from tests.datasets import trees
 
 TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
 
@@ -73,3 +76,64 @@ def test_a_kept_deterministic_student_is_used_again(rdbench: Command, tmp_path: 
     [(fresh, own)] = cells(beside)
     assert np.array_equal(again.scores, own.scores)
     assert kept.cost["train_passes"] == fresh.cost["train_passes"]
+
+
+ALONE = {
+    "batch_ensemble": 1, "bootstrap_ensemble": 2, "conformal": 2, "decoder_ensemble": 2, "deep_ensemble": 2,
+    "deterministic": 1, "heteroscedastic": 2, "knn": 1, "laplace": 1, "mahalanobis": 1, "masksembles": 1,
+    "mc_batchnorm": 1, "mc_dropout": 1, "noise_tta": 1, "packed_ensemble": 1, "rejex": 1, "scale_disagreement": 1,
+    "snapshot_ensemble": 2, "swag": 2, "tta": 1, "tta_geometric": 1, "tta_photometric": 1,
+}  # fmt: skip
+"""Trainings that each method takes by itself, with two members, folds or cycles."""
+
+ON_DETERMINISTIC = {
+    "decoder_ensemble", "deep_ensemble", "deterministic", "heteroscedastic", "knn", "laplace", "mahalanobis",
+    "mc_batchnorm", "noise_tta", "rejex", "scale_disagreement", "swag", "tta", "tta_geometric", "tta_photometric",
+}  # fmt: skip
+"""Methods one of whose trainings is the `deterministic` student's."""
+
+VIEWS = {"tta": 12, "tta_geometric": 8, "tta_photometric": 4}
+"""Changed images that a method passes through the teacher for each image."""
+
+
+def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_network_twice(
+    rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.mvtec_ad(tmp_path / "data", train=26)  # 10 of them to calibrate on
+    train, calibration, test, conditions = 16, 10, 6, 3
+    weights: list[bytes] = []
+    train_student, run_group = training.train_student, group.run_group
+
+    def recorded(*arguments, **options):  # type: ignore[no-untyped-def]
+        student = train_student(*arguments, **options)
+        weights.append(b"".join(tensor.numpy().tobytes() for tensor in student.state_dict().values()))
+        return student
+
+    outcomes: list[group.GroupOutcome] = []
+    monkeypatch.setattr("rdbench.benchmark.fitting.train_student", recorded)
+    monkeypatch.setattr(group, "run_group", lambda *arguments: outcomes.append(run_group(*arguments)) or outcomes[-1])
+    methods = ",".join(find_methods())
+    few = [part for name in ("members", "folds", "samples", "draws") for part in ("-o", f"{name}=2")]
+    done = rdbench(
+        "run", "--dataset", "mvtec_ad", "--root", tmp_path / "data", "--method", methods, *few, "-o",
+        "mc_batchnorm.batch=4", "--shift", "lighting:3", "--shift", "viewpoint:3", "--backbone", "embedded",
+        "--image-size", "64", "--epochs", "1", "--batch-size", "4", "--precision", "fp32", "--no-gallery",
+        "--out", tmp_path / "runs",
+    )  # fmt: skip
+    assert done.code == 0
+    [outcome] = outcomes
+    sharing = outcome.sharing
+    assert sharing.images == train + calibration + test * conditions
+    views, asked = sum(VIEWS.values()), calibration + test * conditions
+    # Alone: one image counted, one timed four times, a batch of four timed twice; then the first batch once more.
+    alone = 1 + 4 + 2 * 4
+    assert sharing.passes == {
+        "shared": sharing.images,
+        "views": views * asked,
+        "measuring": alone * (len(ALONE) + views) + 4 * views,
+    }
+    assert len(set(weights)) == len(weights) == sharing.trained
+    assert sharing.alone == sum(ALONE[name] for name in find_methods())
+    assert sharing.trained == sharing.alone - len(ON_DETERMINISTIC) + 1
+    assert f"teacher: 44 images in 44 passes; beside them {views * asked} views" in done.error()
+    assert f"Trainings: {sharing.trained}; cell by cell {sharing.alone}" in done.error()

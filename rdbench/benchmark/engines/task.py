@@ -106,7 +106,7 @@ def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
         category = load_category(settings.dataset, first.category, settings.root, first.seed, step.reach)
     _same(f"images of {settings.dataset}/{first.category}", first.fingerprint, category.fingerprint)
     try:
-        return run_group(bench, category, part.specs)
+        return list(run_group(bench, category, part.specs).failures)
     except InputError:
         raise
     except Exception as error:  # memory that ran out, say: the other groups are still to be run
