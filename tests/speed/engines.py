@@ -45,20 +45,23 @@ def main() -> None:
             weights=None, image_size="64", map_size="native", epochs=1, batch_size=16, device="cpu", precision="fp32",
             alpha=0.1, out=Path(folder), methods_dir=None, keep_models=False,
         )  # fmt: skip
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.process_time()
         plan = make_plan([settings], quiet, InProcess())
-        print(f"planned {plan.waiting} cells in {time.perf_counter() - start:.1f} s; driver {resident():.0f} MB")
+        spent, used = time.perf_counter() - start, time.process_time() - own
+        print(f"planned {plan.waiting} cells in {spent:.1f} s, {used:.1f} s of processor; driver {resident():.0f} MB")
         with engine(arguments.engine) as chosen:
             for _ in chosen.run(plan.tasks[:2], nothing, quiet):  # the processes start
                 pass
             tasks = list(apart(plan.tasks)) if arguments.apart else plan.tasks
-            before, start, done = resident(), time.perf_counter(), 0
+            before, start, own, done = resident(), time.perf_counter(), time.process_time(), 0
             for task, _ in chosen.run(tasks, nothing, quiet):
                 done += len(task.specs)
                 if done * 4 // arguments.cells != (done - len(task.specs)) * 4 // arguments.cells:
-                    spent = time.perf_counter() - start
+                    spent, used = time.perf_counter() - start, time.process_time() - own
                     print(
-                        f"{done:6} cells: {1000 * spent / done:.2f} ms per cell, driver {resident() - before:+.1f} MB"
+                        f"{done:6} cells: {1000 * spent / done:.2f} ms per cell, {1000 * used / done:.2f} ms of the "
+                        f"driver's processor, driver {resident() - before:+.1f} MB",
+                        flush=True,
                     )
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"largest child: {children:.0f} MB")
