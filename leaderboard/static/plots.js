@@ -59,6 +59,7 @@ rdbench.plots = (() => {
     if (nothing) {
       Plotly.purge(plot);
       plot.replaceChildren(words);
+      plot.style.height = "";
       plot.removeAttribute("role");
       plot.removeAttribute("aria-label");
       return;
@@ -77,7 +78,9 @@ rdbench.plots = (() => {
       hoverlabel: { font: { family: css("--sans") } },
       dragmode: false,
     };
-    Plotly.react(plot, traces, { ...base, ...layout }, { displayModeBar: false, responsive: true });
+    const whole = { ...base, ...layout };
+    plot.style.height = `${whole.height}px`;
+    Plotly.react(plot, traces, whole, { displayModeBar: false, responsive: true });
   }
 
   // Methods in the table's order, best first, narrowed by the search box.

@@ -178,7 +178,8 @@ def test_no_words_of_a_plot_lie_upon_each_other(chrome, many, window):
         const over = (a, b) => !beside(a, b) && !beside(b, a);
         const pairs = boxes.flatMap(([t, a], i) =>
             boxes.slice(i + 1).filter(([, b]) => over(a, b)).map(([u]) => [t, u]));
-        const cut = boxes.filter(([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1);
+        const cut = boxes.filter(([, box]) =>
+            box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1);
         return [...pairs, ...cut.map(([t]) => [t])];
     """
     for plot in browser.all(".plot"):
