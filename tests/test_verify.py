@@ -19,7 +19,7 @@ from tests.command import QUICK, Command, Done
 from tests.datasets import trees
 from tests.made_up import make_cell, make_predictions
 
-RUN = ("--method", "deterministic,tta", "--shift", "exposure:2")
+RUN = ("--method", "deterministic,tta", "--shift", "exposure:2", *QUICK, "--backbone", "embedded", "--image-size", "32")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         from tests.command import start
 
         patch.setenv("RDBENCH_CACHE", str(runs.parent / "cache"))
-        process = start("run", *RUN, "--dataset", "mvtec_ad2", "--root", root, *QUICK, "--out", runs)
+        process = start("run", *RUN, "--dataset", "mvtec_ad2", "--root", root, "--out", runs)
         assert process.wait(300) == 0
     return runs
 
@@ -71,8 +71,9 @@ def test_an_entry_is_verified_as_a_run_is(rdbench: Command, runs: Path, root: Pa
     assert done.code == 0
     assert "run again: 1 reproduced" in lines(done)
     without_data = rdbench("verify", entry, "--cells", 1)
-    assert without_data.code == 0
+    assert without_data.code == 3
     assert "run again: 1 not possible" in lines(without_data)
+    assert "no cell could be run again:" in without_data.out
     assert "no folder given for mvtec_ad2" in without_data.out
 
 
@@ -130,7 +131,7 @@ def test_other_images_or_another_method_file_are_not_run_again(
     image = next((tmp_path / "other").rglob("train/good/*.png"))
     shutil.copy(next((tmp_path / "other").rglob("test_public/bad/*.png")), image)
     done = rdbench("verify", runs, "--cells", 1, "--root", tmp_path / "other")
-    assert done.code == 0
+    assert done.code == 3
     assert "the images are others: fingerprint is" in done.out
     path = cell_of(runs, "tta") / RESULT
     content = json.loads(path.read_text())
@@ -139,6 +140,18 @@ def test_other_images_or_another_method_file_are_not_run_again(
     shutil.rmtree(cell_of(runs, "deterministic"))
     done = rdbench("verify", runs, "--cells", 1, "--root", root)
     assert "is not the file that it was run with (SHA-256 000000000000)" in done.out
+
+
+def test_that_nothing_could_be_run_again_is_said_and_is_an_exit_code_where_it_was_asked_for(
+    rdbench: Command, runs: Path
+) -> None:
+    unsaid = "no cell could be run again: that the predictions come of these images and methods is not verified"
+    asked, not_asked, none = (rdbench("verify", runs, *cells) for cells in (("--cells", 2), (), ("--cells", 0)))
+    assert [done.code for done in (asked, not_asked, none)] == [3, 0, 0]
+    assert [unsaid in lines(done) for done in (asked, not_asked, none)] == [True, True, False]
+    path = cell_of(runs, "tta") / PREDICTIONS
+    path.write_bytes(b"")
+    assert rdbench("verify", runs, "--cells", 2).code == 1, "what differs comes first"
 
 
 def test_what_is_the_same_but_for_rounding_is_reproduced() -> None:

@@ -21,6 +21,7 @@ stderr = Console(stderr=True)
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_NOT_POSSIBLE = 3
 EXIT_INTERRUPTED = 130
 
 MethodsDir = Annotated[Path | None, typer.Option(help="One more directory with method files.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, MethodsDir, Root, Runs, say, stderr
+from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_NOT_POSSIBLE, MethodsDir, Root, Runs, say, stderr
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -78,14 +78,19 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Published entries
 
 def verify(
     what: Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote, or a published entry.")],
-    cells: Annotated[int, typer.Option(min=0, help="How many cells to run once more, from the images on.")] = 3,
+    cells: Annotated[
+        int | None, typer.Option(min=0, help="How many cells to run once more, from the images on; 3 if not given.")
+    ] = None,
     draw: Annotated[int, typer.Option(help="Which cells: the seed they are drawn by.")] = 0,
     root: Root = None,
     weights: Annotated[str | None, typer.Option(help="The teacher's weights, as they were given to the run.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     methods_dir: MethodsDir = None,
 ) -> None:
-    """Compute all figures again from the stored predictions, and run some cells again; exit code 1 if any differ."""
+    """Compute all figures again from the stored predictions, and run some cells again.
+
+    Exit code 1 if any differ; 3 if --cells was given and not one could be run again.
+    """
     from rdbench.benchmark.progress import Reporter
     from rdbench.benchmark.store import open_store
     from rdbench.report.entries import entry_sources, stored
@@ -97,7 +102,8 @@ def verify(
     with Reporter(stderr) as reporter:
         with reporter.step("computing again", len(sources), "cells") as step:
             verdicts = list(recompute(sources, step.advance))
-        said = rerun(sources, cells, draw, root=root, weights=weights, device=device, methods_dir=methods_dir,
+        wanted = 3 if cells is None else cells
+        said = rerun(sources, wanted, draw, root=root, weights=weights, device=device, methods_dir=methods_dir,
                      reporter=reporter)  # fmt: skip
         verdicts += said
     for kind, what_was_done in {"recomputed": "computed again from predictions", "rerun": "run again"}.items():
@@ -111,8 +117,13 @@ def verify(
         for verdict in of_kind:
             if kind == "rerun" or verdict.outcome != "reproduced":
                 say(f"  {verdict.spec}: {verdict.outcome}: {verdict.words}")
+    idle = wanted > 0 and all(verdict.outcome == "not possible" for verdict in verdicts if verdict.kind == "rerun")
+    if idle:
+        say("no cell could be run again: that the predictions come of these images and methods is not verified")
     if not all(verdict.sound for verdict in verdicts):
         raise typer.Exit(EXIT_FAILED)
+    if idle and cells is not None:
+        raise typer.Exit(EXIT_NOT_POSSIBLE)
 
 
 def predict(

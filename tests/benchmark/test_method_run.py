@@ -1,11 +1,15 @@
 """What is kept of a method's predictions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from rdbench.benchmark.method_run import Said
+from rdbench.benchmark.method_run import MethodRun, Said
 from rdbench.protocol import Prediction
+from rdbench.rd.teacher import load_teacher
 from rdbench.registry import BrokenMethod
 
 
@@ -20,3 +24,15 @@ def test_members_are_as_many_in_every_batch(first: int, second: int) -> None:
     said.record(0, np.array([0, 1]), prediction(first))
     with pytest.raises(BrokenMethod, match=f"{second} members in a batch after {first} in another"):
         said.record(0, np.array([2, 3]), prediction(second))
+
+
+def test_parameters_that_members_share_are_counted_once() -> None:
+    """A bottleneck that two members share, one member held twice, a tied weight, and the teacher, which is none's."""
+    shared, heads = nn.Linear(3, 4), [nn.Linear(4, 2), nn.Linear(4, 2)]
+    heads[1].bias = heads[0].bias
+    members = [nn.Sequential(shared, head) for head in heads]
+    teacher = load_teacher("embedded", "random", torch.device("cpu"))
+    method = SimpleNamespace(members=[*members, members[0]], best={"of": (members[1],)}, teacher=teacher, count=2)
+    run = MethodRun(method)  # type: ignore[arg-type]
+    assert run.parameters() == (3 * 4 + 4) + 2 * (4 * 2) + 2
+    assert run.own_bytes() == 4 * run.parameters()

@@ -63,8 +63,12 @@ def slow_aupro(masks: list[np.ndarray], maps: list[np.ndarray], limit: float) ->
 def slow_aupimo(masks: list[np.ndarray], maps: list[np.ndarray], low: float, high: float) -> list[float]:
     """Per anomalous image the integral of its recall over ln(FPR of the normal images), segment by segment."""
     normal = [values for mask, values in zip(masks, maps, strict=True) if not mask.any()]
-    thresholds = sorted({float(v) for values in maps for v in values.ravel()}, reverse=True)
-    fpr = [0.0] + [float(np.mean([np.mean(values >= t) for values in normal])) for t in thresholds]
+    thresholds, fpr = [], [0.0]
+    for t in sorted({float(v) for values in maps for v in values.ravel()}, reverse=True):
+        thresholds.append(t)
+        fpr.append(float(np.mean([np.mean(values >= t) for values in normal])))
+        if fpr[-1] > high:  # what follows lies outside
+            break
     found = []
     for mask, values in zip(masks, maps, strict=True):
         if not mask.any():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from rdbench.metrics.localization import (
+    PixelAccumulator,
     aupimo,
     aupro,
     ause,
@@ -51,6 +52,25 @@ def test_aupimo_agrees_with_its_definition(seed, ties, bounds):
     np.testing.assert_allclose(found.per_image[2:], expected, atol=1e-9)
     assert np.isnan(found.per_image[:2]).all()  # the two normal images
     assert found.mean == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_aupimo_at_its_usual_bounds_agrees_with_its_definition():
+    """1e-5 to 1e-4 of a million normal pixels: the 10th to the 105th highest, held one by one and in bins."""
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((512, 512), np.uint8) for _ in range(4)] + [np.zeros((40, 60), np.uint8) for _ in range(2)]
+    for mask in masks[4:]:
+        mask[5:25, 10:40] = 1
+    maps = [rng.gamma(2.0, size=mask.shape) + mask * rng.gamma(4.0, 3.0, size=mask.shape) for mask in masks]
+    maps = [values.astype(np.float32).astype(np.float64) for values in maps]
+    expected = slow_aupimo(masks, maps, 1e-5, 1e-4)
+    assert 0.1 < min(expected) < max(expected) < 0.9
+    found = aupimo(masks, maps)
+    np.testing.assert_allclose(found.per_image[4:], expected, atol=1e-9)
+    assert found.mean == pytest.approx(np.mean(expected), abs=1e-9)
+    streamed = PixelAccumulator()
+    for mask, values in zip(masks, maps, strict=True):
+        streamed.update(mask, values)
+    assert streamed.aupimo() == pytest.approx(np.mean(expected), abs=1e-3)
 
 
 @given(st.integers(0, 2**25 - 1))
