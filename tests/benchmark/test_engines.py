@@ -124,6 +124,12 @@ def test_workers_share_the_cores_and_nothing_of_them_is_left(tmp_path: Path, mon
     assert not children.strip(), "no process is left"
 
 
+def test_workers_take_the_gpus_in_turn(tmp_path: Path) -> None:
+    tasks = [make_task(tmp_path, ["tta"], seed) for seed in range(3)]
+    run_with(Workers(3, gpus=("2", "GPU-a1")), tasks, engine_works.name_gpu)
+    assert sorted(done(tmp_path).split()) == ["2", "2", "GPU-a1"]
+
+
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from tests.benchmark.test_engines import *;"

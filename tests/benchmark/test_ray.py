@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -225,8 +226,8 @@ class MadeUpRay(SimpleNamespace):
             wait=lambda references, **_: (references if next(looks) > 1 else [], []),
             get=lambda reference: answer if reference == "reference" else reference,
             cancel=lambda *_, **__: None,
-            nodes=lambda: [{"NodeID": "1", "Alive": True, "Resources": {"CPU": 2.0}}],
-            cluster_resources=lambda: {"CPU": 2.0},
+            nodes=lambda: [{"NodeID": "1", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}],
+            cluster_resources=lambda: {"CPU": 4.0, "GPU": 1.0},
             exceptions=SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=ZeroDivisionError),
         )
 
@@ -261,6 +262,33 @@ def test_a_node_brings_in_the_cells_that_it_was_asked_for_and_no_others(
     (asked / "predictions.npz").write_bytes(b"cut off")
     outcome, _, _ = ray_outcome(tmp_path, monkeypatch, asked)
     assert "is not what the result was computed from" in outcome.bad_input
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "at_once"), [(1, 0.5, 2), (1, 0.25, 4), (2, 0.25, 2), (3, 0.0, 1)])
+def test_a_group_asks_for_its_share_of_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: float, at_once: int
+) -> None:
+    """And as many are handed over as the cluster (4 cores, 1 GPU) can run at once, and as many again."""
+    ray, references = MadeUpRay((TaskOutcome(), [])), itertools.count()
+    asked: list[dict[str, float]] = []
+    handed_over: list[int] = []
+
+    def remote(**given: float) -> Callable[[object], SimpleNamespace]:
+        asked.append(given)
+        return lambda _: SimpleNamespace(remote=lambda *_: next(references))
+
+    def wait(flying: list[int], **_: float) -> tuple[list[int], list[int]]:
+        handed_over.append(len(flying))
+        return flying[:1], flying[1:]
+
+    ray.remote, ray.wait, ray.get = remote, wait, lambda _: (TaskOutcome(), [])
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = RayCluster(None, cpus=cpus, gpus=gpus, device="cpu", cell_timeout=None, sync_data=False)
+    tasks = [make_task(tmp_path / "runs", ["deterministic"], seed) for seed in range(12)]
+    with closing(engine.run(tasks, nothing, Reporter(Console(quiet=True)))) as ended:
+        assert len(list(ended)) == 12
+    assert asked == [{"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}]
+    assert max(handed_over) == 2 * at_once
 
 
 def test_a_cluster_that_never_has_what_a_group_asks_for_is_said(

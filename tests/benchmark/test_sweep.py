@@ -277,6 +277,7 @@ def test_shards_run_apart_and_merged_equal_one_run(rdbench: Command, tmp_path: P
     sweep.write_text(SMALL.replace("[twill, flange]", "[twill]"))
     dry = rdbench("sweep", sweep, "--out", tmp_path / "one", "--dry-run")
     assert "4 cells: 0 there already, 4 to run in 2 groups" in dry.out
+    assert "3 fits; 1 of the cells differ from another in predicting alone" in dry.out
     assert "not known yet" in dry.out
     assert not (tmp_path / "one").exists()
     assert rdbench("sweep", sweep, "--out", tmp_path / "one").code == 0
@@ -287,6 +288,9 @@ def test_shards_run_apart_and_merged_equal_one_run(rdbench: Command, tmp_path: P
     assert all(len(predictions_of(part)) < 4 for part in parts)
     assert rdbench("merge", *parts, "--out", tmp_path / "merged").code == 0
     assert predictions_of(tmp_path / "merged") == predictions_of(tmp_path / "one")
+    given = ("-c", "twill", "--image-size", "64", "--epochs", "1", "--precision", "fp32", "--no-gallery")
+    done = rdbench("run", "-m", "deterministic", "--seed", "0", "--seed", "1", *given, "--out", tmp_path / "merged")
+    assert "0 cells run, 2 there already" in done.out, "a run is a sweep of one line"
     again = rdbench("sweep", sweep, "--out", tmp_path / "merged", "--dry-run")
     assert "4 cells: 4 there already, 0 to run in 0 groups" in again.out
     more = sweep.with_name("more.yaml")
