@@ -71,6 +71,8 @@ def read_entry(path: Path) -> Entry:
     for index, cell in enumerate(entry.cells):
         if CLEAN not in cell.image:
             raise InputError(f"{path} is no valid entry: cells.{index}.image: the condition {CLEAN!r} is missing")
+        if not 0 < cell.threshold.alpha < 1:
+            raise InputError(f"{path} is no valid entry: cells.{index}.threshold.alpha: between 0 and 1 is wanted")
     return entry
 
 

@@ -65,6 +65,32 @@ def test_a_published_run_is_valid_and_gives_the_same_site(store, entry, tmp_path
     assert "toy/tta.json" in next(other.parent.glob("methods/*tta.html")).read_text()
 
 
+def test_the_commands_publish_check_and_show(rdbench, store, tmp_path):
+    entries = tmp_path / "entries"
+    assert rdbench("submit", store.root, "--out", entries).code == 0
+    files = sorted(entries.glob("*/*.json"))
+    assert [path.name for path in files] == ["mc_dropout.json", "tta.json"]
+    done = rdbench("validate", *files)
+    assert (done.code, done.out.count(": sound")) == (0, 2)
+    edit(files[1], set_figure(0.0001))
+    done = rdbench("validate", files[1], tmp_path / "nowhere.json")
+    assert done.code == 1
+    assert "augrc: 0.0001, but the predictions give" in " ".join(done.out.split())
+    assert "cannot read" in done.out
+    write_entries(stored(store), entries)
+    shown = {"report": (store.root,), "leaderboard": ("--runs", tmp_path / "none", "--results", entries)}
+    for command, arguments in shown.items():
+        assert rdbench(command, *arguments, "--out", tmp_path / command).code == 0
+        assert "tta</a>" in (tmp_path / command / "index.html").read_text()
+        assert len(list((tmp_path / command / "methods").iterdir())) == 2
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "Infinity", "0", "-1", "1"])
+def test_an_alpha_that_no_threshold_has_is_refused(entry, alpha):
+    entry.write_text(entry.read_text().replace('"alpha": 0.1', f'"alpha": {alpha}'))
+    assert "cells.0.threshold.alpha: between 0 and 1 is wanted" in validate_entry(entry)[0]
+
+
 def test_nothing_to_publish_is_said(tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(InputError, match="no finished cell to publish"):

@@ -294,6 +294,9 @@ def test_the_figures_for_machines_are_those_of_the_page(sources, tmp_path):
     [figure] = [f for f in method["figures"]["clean"] if f["metric"] == "augrc"]
     assert (figure["value"], figure["low"]) == (row.value, row.low)
     assert board["standing"]["clean"]["ranks"]["mc_dropout"] == [row.rank_low, row.rank_high]
+    least = board["standing"]["clean"]["least_difference"]
+    words = f"a difference to the best of less than about {least:.3f} in AUGRC cannot be told from chance"
+    assert words in (tmp_path / "site" / "index.html").read_text()
     assert len(method["cells"]) == 4
     assert {cell["predictions_sha256"] for cell in method["cells"]} == {"e" * 64}
 
