@@ -149,9 +149,14 @@ def test_a_method_file_is_read_once_for_all_runs_and_anew_when_it_changes(
         f"defaults: {{methods: odd, methods_dir: {tmp_path}/methods}}\n"
         "runs:\n  - seeds: [0]\n  - seeds: [1]\n  - seeds: [2]\n"
     )
-    parsed: list[bytes] = []
+    parsed: list[object] = []
     parse = ast.parse
-    monkeypatch.setattr("ast.parse", lambda source: parsed.append(source) or parse(source))  # type: ignore[func-returns-value]
+
+    def watched(source: object, *more: object, **named: object) -> object:
+        parsed.append(source)
+        return parse(source, *more, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("ast.parse", watched)
     for source in (ODD, ODD.replace("0.1", "0.3"), ODD):
         file.write_text(source)
         lines = read_sweep(sweep, out=tmp_path, device="cpu")
