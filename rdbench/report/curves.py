@@ -22,7 +22,8 @@ from rdbench.metrics.calibration import (
 )
 from rdbench.metrics.selective import augrc_of, controls, rank_errors, risk_coverage_curve
 from rdbench.metrics.statistics import part_weights
-from rdbench.report.rankings import FloatArray, Ranking, mean_interval
+from rdbench.report.means import FloatArray, mean_interval
+from rdbench.report.rankings import Ranking
 
 REVIEWED = np.linspace(0, 1, 51)
 """Shares of the test images sent to review at which curves are kept."""

@@ -10,7 +10,8 @@ from rdbench.benchmark.evaluate import views
 from rdbench.metrics.cell import cell_metrics, cell_replicates, check_sample
 from rdbench.metrics.statistics import RESAMPLES, aggregate_interval
 from rdbench.report.entries import Source
-from rdbench.report.rankings import FloatArray, Ranking, nan_mean
+from rdbench.report.means import FloatArray, nan_mean
+from rdbench.report.rankings import Ranking
 from rdbench.report.reread import predictions_of
 
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import title, written, written_interval
+from rdbench.report.derived import REFERENCE
 from rdbench.report.entries import Source
 from rdbench.report.margin import Saved, saved_over_margin
-from rdbench.report.rankings import REFERENCE, Mean, Ranking, make_rankings
+from rdbench.report.means import Mean
+from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import pick_conditions
 from rdbench.report.tables import WITH_MARGIN, ranking_title
 

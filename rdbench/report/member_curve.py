@@ -23,7 +23,8 @@ from rdbench.metrics.detection import conformal_threshold
 from rdbench.metrics.readouts import first_members
 from rdbench.report.columns import title, written
 from rdbench.report.entries import Source
-from rdbench.report.rankings import FloatArray, Ranking, nan_mean
+from rdbench.report.means import FloatArray, nan_mean
+from rdbench.report.rankings import Ranking
 from rdbench.report.reread import PLACE, Reread, Row, Version, measure, predictions_of, reread
 
 METRICS = ("image_auroc", "augrc", "failure_auroc", "fpr")

@@ -13,9 +13,9 @@ from rdbench.benchmark.results import CellResult, slug
 from rdbench.registry import MethodFile
 from rdbench.report.boards import TEACHERS_APART, Board
 from rdbench.report.columns import describe, title, written, written_interval
+from rdbench.report.derived import COST_RATIOS
 from rdbench.report.entries import Source
 from rdbench.report.gallery import Shown, pictures
-from rdbench.report.rankings import COST_RATIOS
 from rdbench.report.standings import LEAD
 from rdbench.report.views import CONTROL_NAMES, Written, reference_method
 from rdbench.words import count

@@ -20,7 +20,8 @@ from rdbench.errors import InputError, unknown
 from rdbench.metrics.statistics import LEVEL, differences, holm, paired_test
 from rdbench.report.columns import DASH, describe, title, written
 from rdbench.report.entries import Source
-from rdbench.report.rankings import FloatArray, Ranking, make_rankings, with_mean_shifts
+from rdbench.report.means import FloatArray
+from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
 from rdbench.report.reread import pick_conditions, pick_methods
 from rdbench.report.tables import ranking_title
 

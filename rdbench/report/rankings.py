@@ -8,40 +8,21 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 
 from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
 from rdbench.report.columns import DERIVED, bounded, describe, signed
+from rdbench.report.derived import REFERENCE, Place, derive, derive_ratios, is_measured
 from rdbench.report.entries import Source
+from rdbench.report.means import FloatArray, Mean, mean_interval, nan_mean
 from rdbench.report.variants import method_labels
 
-FloatArray = NDArray[np.float64]
-COST_RATIOS = {
-    "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
-}  # fmt: skip
 USUAL_ALPHA = 0.10
 """False-alarm level of the threshold unless a run or an evaluation says otherwise."""
-REFERENCE = "deterministic"
-"""The method that costs are relative to, where it was run on the same machine."""
-NO_REFERENCE = f"no {REFERENCE} on the same machine"
 LARGEST = 1e12
 """No figure of any metric is larger; entries are foreign and may say anything."""
 NOT_EVERY_SHIFT = "not measured under every shift of the mean"
 MEAN = "mean"
 ALL_SHIFTS = f"shifts:{MEAN}"
-Place = tuple[int, int, int, int, int]
-"""Indices of method, category, seed, condition and metric."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Means over the cells of each method (M, K, F) with their 95 % intervals; NaN where undefined."""
-
-    value: FloatArray
-    low: FloatArray
-    high: FloatArray
-    defined: NDArray[np.int64]
-    """How many cells have the figure."""
 
 
 @dataclass(frozen=True)
@@ -158,42 +139,6 @@ class Ranking:
         return Mean(value, low, high, defined)
 
 
-def mean_interval(value: FloatArray, low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean over categories of the means over seeds, with a 95 % interval for these very categories.
-
-    Arguments are (M, C, S, ...) with NaN where there is nothing, results (M, ...). The interval holds the sampling of
-    test parts and of seeds. Each cell's own interval speaks for its parts; seeds share them, so they do not average
-    out over seeds. Student's t over the seeds within categories speaks for the seeds. The two and the categories are
-    combined by the method of variance estimates recovery (Zou and Donner 2008), which needs no stored predictions and
-    keeps the asymmetry of bounded figures. With one seed it holds the parts alone, with no cell intervals the seeds.
-    """
-    there = ~np.isnan(value)
-    seeds = there.sum(axis=2)
-    categories = (seeds > 0).sum(axis=1)
-    by_category = nan_mean(value, 2)
-    mean = nan_mean(by_category, 1)
-    deviations = np.where(there, value - by_category[:, :, None], 0.0)
-    freedom = np.maximum(seeds - 1, 0).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = (deviations**2).sum(axis=(1, 2)) / freedom
-        seed_variance = variance * np.where(seeds > 0, 1.0 / seeds, 0.0).sum(axis=1)
-        seed_squares = np.where(freedom > 0, student_t.ppf(0.975, freedom) ** 2 * seed_variance, 0.0)
-        known = (freedom > 0) | ~np.isnan(low).all(axis=(1, 2))
-        below, above = (
-            np.where(known, np.sqrt(np.nansum(nan_mean(parts, 2) ** 2, axis=1) + seed_squares) / categories, np.nan)
-            for parts in (value - low, high - value)
-        )
-    return mean, mean - below, mean + above
-
-
-def nan_mean(values: FloatArray, axis: int) -> FloatArray:
-    """Mean of the numbers along an axis, NaN where there is none."""
-    count = (~np.isnan(values)).sum(axis=axis)
-    with np.errstate(invalid="ignore"):
-        mean: FloatArray = np.nansum(values, axis=axis) / np.where(count > 0, count, np.nan)
-    return mean
-
-
 def make_rankings(cells: Iterable[CellResult | Source]) -> list[Ranking]:
     """Sort cells into rankings; those that differ in data, teacher, image size, alpha or protocol never share one.
 
@@ -257,9 +202,9 @@ def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
             high[(*where, names_at)] = _usable([figure.high for figure in found])
             for i in np.flatnonzero(np.isnan(usable)).tolist():
                 notes[(*where, names_at[i])] = found[i].note or "not a usable number"
-    _derive(value, metric_at, conditions)
+    derive(value, metric_at, conditions)
     if REFERENCE in methods:
-        _derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)
+        derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
     return Ranking(
         cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),
@@ -286,7 +231,7 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
     }
     groups[ALL_SHIFTS] = tuple(shifts)
     groups = {name: members for name, members in groups.items() if len(members) > 1}
-    measured = _measured(ranking.value)
+    measured = is_measured(ranking.value)
 
     def with_means(array: FloatArray) -> FloatArray:
         means = [
@@ -310,53 +255,6 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
                 notes.setdefault((m, c, s, index, f), note)
     conditions = (*ranking.conditions, *groups)
     return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
-
-
-def _measured(value: FloatArray) -> NDArray[np.bool_]:
-    """(M, C, S, K) whether there is a cell that was measured under the condition, of values (M, C, S, K, F)."""
-    return np.asarray((~np.isnan(value)).any(axis=4))
-
-
-def _derive(value: FloatArray, metric_at: dict[str, int], conditions: Sequence[str]) -> None:
-    """Fill in the figures of `DERIVED` but the ratios, cell by cell; NaN where what they need is missing."""
-    missing = np.full(value.shape[:-1], np.nan)
-
-    def figure(name: str) -> FloatArray:
-        return value[..., metric_at[name]] if name in metric_at else missing
-
-    shifts = [":" in name for name in conditions]
-    every = _measured(value)[..., shifts].all(axis=3)
-    shifted = np.where(every, nan_mean(figure("image_auroc")[..., shifts], 3), np.nan)
-    value[..., metric_at["image_auroc_shifted"]] = shifted[..., None]
-    value[..., metric_at["augrc_saved"]] = figure("augrc_margin") - figure("augrc")
-
-
-def _derive_ratios(
-    value: FloatArray,
-    metric_at: dict[str, int],
-    reference: int,
-    placed: dict[tuple[int, int, int], Source],
-    notes: dict[Place, str],
-) -> None:
-    """Fill in each cell's costs relative to the reference's of the same category and seed, from the same machine."""
-    for (m, c, s), source in placed.items():
-        beside = placed.get((reference, c, s))
-        same = beside is not None and _machine(source) == _machine(beside)
-        for ratio, cost in COST_RATIOS.items():
-            if cost not in metric_at:
-                continue
-            own = value[m, c, s, :, metric_at[cost]]
-            if same:
-                value[m, c, s, :, metric_at[ratio]] = own / value[reference, c, s, :, metric_at[cost]]
-            else:
-                for k in np.flatnonzero(~np.isnan(own)).tolist():
-                    notes[m, c, s, k, metric_at[ratio]] = NO_REFERENCE
-
-
-def _machine(source: Source) -> tuple[str, int]:
-    """What a cell's cost was measured on, as far as its result tells."""
-    made = source.result.provenance
-    return made.device, made.threads
 
 
 def category_labels(cells: Sequence[CellResult]) -> list[str]:

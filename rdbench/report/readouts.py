@@ -18,7 +18,8 @@ from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.readouts import READOUTS, read_out
 from rdbench.report.columns import UNDEFINED, title, written
 from rdbench.report.entries import Source
-from rdbench.report.rankings import Mean, Ranking
+from rdbench.report.means import Mean
+from rdbench.report.rankings import Ranking
 from rdbench.report.reread import PLACE, Reread, Row, Version, measure, predictions_of, reread
 
 METRICS = ("augrc", "aurc", "failure_auroc", "errors_caught_10")

@@ -11,7 +11,8 @@ from scipy.stats import norm, rankdata
 
 from rdbench.metrics.statistics import RankInterval, aggregate_interval, holm, paired_test, rank_intervals
 from rdbench.report.columns import describe
-from rdbench.report.rankings import FloatArray, Mean, Ranking
+from rdbench.report.means import FloatArray, Mean
+from rdbench.report.rankings import Ranking
 
 LEAD = "augrc"
 """The figure by which methods are ranked."""

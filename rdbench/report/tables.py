@@ -16,7 +16,9 @@ from rich.text import Text
 from rdbench.benchmark.results import CellFailure, CellResult
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import UNDEFINED, describe, title, written, written_interval
-from rdbench.report.rankings import REFERENCE, Mean, Ranking, make_rankings
+from rdbench.report.derived import REFERENCE
+from rdbench.report.means import Mean
+from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.words import count
 
 COLUMNS = (

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.statistics import RankInterval
 from rdbench.report.columns import DASH, UNDEFINED, written, written_interval
-from rdbench.report.rankings import FloatArray, Mean, Ranking
+from rdbench.report.means import FloatArray, Mean
+from rdbench.report.rankings import Ranking
 from rdbench.report.standings import LEAD, best_and_tied
 
 COLUMNS = (

@@ -89,7 +89,7 @@ def test_categories_weigh_the_same_however_many_seeds_they_have(make_cell):
 
 def test_the_interval_covers_as_it_says():
     """95 % of intervals from simulated cells hold the true mean over the same categories."""
-    from rdbench.report.rankings import mean_interval
+    from rdbench.report.means import mean_interval
 
     rng = np.random.default_rng(0)
     covered, trials, categories, seeds = 0, 2000, 5, 3

@@ -1,0 +1,70 @@
+"""Figures that are made from other figures of a ranking, cell by cell.
+
+Notation as in `rdbench.report.rankings`: M methods, C categories, S seeds, K conditions, F metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdbench.report.entries import Source
+from rdbench.report.means import FloatArray, nan_mean
+
+COST_RATIOS = {
+    "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
+}  # fmt: skip
+REFERENCE = "deterministic"
+"""The method that costs are relative to, where it was run on the same machine."""
+NO_REFERENCE = f"no {REFERENCE} on the same machine"
+Place = tuple[int, int, int, int, int]
+"""Indices of method, category, seed, condition and metric."""
+
+
+def derive(value: FloatArray, metric_at: dict[str, int], conditions: Sequence[str]) -> None:
+    """Fill in the figures of `DERIVED` but the ratios, cell by cell; NaN where what they need is missing."""
+    missing = np.full(value.shape[:-1], np.nan)
+
+    def figure(name: str) -> FloatArray:
+        return value[..., metric_at[name]] if name in metric_at else missing
+
+    shifts = [":" in name for name in conditions]
+    every = is_measured(value)[..., shifts].all(axis=3)
+    shifted = np.where(every, nan_mean(figure("image_auroc")[..., shifts], 3), np.nan)
+    value[..., metric_at["image_auroc_shifted"]] = shifted[..., None]
+    value[..., metric_at["augrc_saved"]] = figure("augrc_margin") - figure("augrc")
+
+
+def derive_ratios(
+    value: FloatArray,
+    metric_at: dict[str, int],
+    reference: int,
+    placed: dict[tuple[int, int, int], Source],
+    notes: dict[Place, str],
+) -> None:
+    """Fill in each cell's costs relative to the reference's of the same category and seed, from the same machine."""
+    for (m, c, s), source in placed.items():
+        beside = placed.get((reference, c, s))
+        same = beside is not None and _machine(source) == _machine(beside)
+        for ratio, cost in COST_RATIOS.items():
+            if cost not in metric_at:
+                continue
+            own = value[m, c, s, :, metric_at[cost]]
+            if same:
+                value[m, c, s, :, metric_at[ratio]] = own / value[reference, c, s, :, metric_at[cost]]
+            else:
+                for k in np.flatnonzero(~np.isnan(own)).tolist():
+                    notes[m, c, s, k, metric_at[ratio]] = NO_REFERENCE
+
+
+def _machine(source: Source) -> tuple[str, int]:
+    """What a cell's cost was measured on, as far as its result tells."""
+    made = source.result.provenance
+    return made.device, made.threads
+
+
+def is_measured(value: FloatArray) -> NDArray[np.bool_]:
+    """(M, C, S, K) whether there is a cell that was measured under the condition, of values (M, C, S, K, F)."""
+    return np.asarray((~np.isnan(value)).any(axis=4))
