@@ -24,15 +24,21 @@ class RunningMoments:
     def __init__(self) -> None:
         self.count = torch.zeros(())
         self.mean = torch.zeros(())
+        """Changed in place by the next value."""
         self._squares = torch.zeros(())  # sum of squared deviations from the mean so far
+        self._started = False
 
     def add(self, value: Tensor, valid: Tensor | None = None) -> None:
         """Take in `value`, where the bool tensor `valid` (broadcast to it) says so; everywhere if it is None."""
-        weight = value.new_ones(()) if valid is None else valid.to(value)
-        self.count = self.count + weight
-        deviation = (value - self.mean) * weight
-        self.mean = self.mean + deviation / self.count.clamp_min(1)
-        self._squares = self._squares + deviation * (value - self.mean)
+        if not self._started:
+            self.mean, self._squares, self._started = torch.zeros_like(value), torch.zeros_like(value), True
+        self.count = self.count + (value.new_ones(()) if valid is None else valid.to(value))
+        deviation = value - self.mean
+        if valid is not None:
+            deviation.mul_(valid)
+        step = deviation / self.count.clamp_min(1)  # in place from here on: the time goes into memory, not arithmetic
+        self.mean.add_(step)
+        self._squares.add_(deviation.mul_(torch.sub(value, self.mean, out=step)))
 
     def std(self) -> Tensor:
         """Sample standard deviation (n - 1 in the denominator); 0 where fewer than two values were taken in."""
