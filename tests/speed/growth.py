@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from rdbench.shifts import KINDS
 
-SIDE = 32
+SIDE = 64
 IN_FILES = (
     "import rdbench.benchmark.images as images; images.FEATURE_BYTES_IN_MEMORY = 0; "
     "from rdbench.cli import main; main()"
@@ -90,7 +90,7 @@ def written(root: Path, count: int) -> Path:
     masks = root / "noise/ground_truth/spot"
     masks.mkdir(parents=True)
     mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[8:16, 8:16] = 255
+    mask[16:32, 16:32] = 255
     for number in range(count // 4):
         Image.fromarray(mask).save(masks / f"{number:05d}_mask.png")
     return root

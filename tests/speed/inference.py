@@ -1,7 +1,7 @@
 """Inference beside anomalib's and torch-uncertainty's, and every method beside its own arithmetic, in turns.
 
-    python tests/speed/inference.py resnet18                  # needs anomalib in the environment for its line
-    python tests/speed/inference.py resnet18 --methods deterministic,scale_disagreement,deep_ensemble
+    python tests/speed/inference.py                           # needs anomalib in the environment for its line
+    python tests/speed/inference.py --backbone wide_resnet50_2 --methods deterministic,scale_disagreement,deep_ensemble
 
 Drawn images of 256 px in batches of 16 and untrained networks: what is timed does not depend on the weights. With the
 measured times of teacher, bottleneck and decoder, a method's own arithmetic is what its passes cost, as counted.
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rdbench.benchmark.cost import count_passes
+from rdbench.benchmark.cost import count_flop, count_passes
 from rdbench.benchmark.device import choose_device
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.speed import interleaved, measured_parts
@@ -34,12 +34,18 @@ from rdbench.registry import find_methods, load_method
 BATCH, SIZE = 16, (256, 256)
 GOALS = {"resnet18": 2.5, "wide_resnet50_2": 2.2}
 PASSES = ("teacher", "bottleneck", "decoder")
+PEER_OF = {
+    "torch-uncertainty, ensemble": "deep_ensemble",
+    "naive ensemble": "deep_ensemble",
+    "torch-uncertainty, dropout": "mc_dropout",
+}
+"""Measured where the method is."""
 
 
 def main() -> None:
     """Print times per image and ratios."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("backbone", nargs="?", default="resnet18")
+    parser.add_argument("--backbone", choices=GOALS, default="resnet18")
     parser.add_argument("--methods", default=",".join(sorted(find_methods())))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
@@ -47,7 +53,7 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device(arguments.device)
     precision = resolve_precision("auto", device)
-    parts, _ = measured_parts(arguments.backbone, SIZE, BATCH, precision, device)
+    parts, flop = measured_parts(arguments.backbone, SIZE, BATCH, precision, device)
     world = World(arguments.backbone, device, precision)
     calls = {name: parts[name] for name in (*PASSES, "map and score")}
     passes = {}
@@ -56,27 +62,27 @@ def main() -> None:
         with count_passes() as counted:
             calls[name]()
         passes[name] = counted
-    calls |= world.peers(5, 20)
+    calls |= {peer: call for peer, call in world.peers(5, 20).items() if PEER_OF[peer] in passes}
     if importlib.util.find_spec("anomalib"):
         calls["anomalib"] = anomalib_inference(arguments.backbone, device)
+    flop |= {name: count_flop(call) / BATCH for name, call in calls.items() if name not in parts}
     seconds = {name: median(times) for name, times in interleaved(calls, device, arguments.rounds).items()}
     ms = {name: 1000 * each / BATCH for name, each in seconds.items()}
+    rate = {name: f"{flop[name] / each / 1e6:6.0f} GFLOP/s" for name, each in ms.items() if flop[name]}
     where = f"{arguments.backbone}, {precision}, {device}, {torch.get_num_threads()} threads"
     print(f"{where}: ms per image, teacher included")
     for name in (*PASSES, "map and score"):
-        print(f"  {name:22} {ms[name]:8.2f}")
+        print(f"  {name:30} {ms[name]:8.2f}  {rate.get(name, '')}")
     for name, counted in passes.items():
         own = sum(counted[part] / BATCH * ms[part] for part in PASSES)
-        print(f"  {name:22} {ms[name]:8.2f}   {ms[name] / own:5.2f} x its own arithmetic (goal 1.1)")
-    for peer, ours in {"torch-uncertainty, ensemble": "deep_ensemble", "naive ensemble": "deep_ensemble",
-                       "torch-uncertainty, dropout": "mc_dropout"}.items():  # fmt: skip
+        print(f"  {name:30} {ms[name]:8.2f}  {rate[name]}  {ms[name] / own:5.2f} x its own arithmetic (goal 1.1)")
+    for peer, ours in PEER_OF.items():
         if ours in ms:
-            print(f"  {peer:30} {ms[peer]:8.2f}   {ms[peer] / ms[ours]:.2f} x {ours}")
+            print(f"  {peer:30} {ms[peer]:8.2f}  {rate[peer]}  {ms[peer] / ms[ours]:.2f} x {ours}")
     if "anomalib" in ms:
         ratio = ms["anomalib"] / ms["deterministic"]
-        print(
-            f"  {'anomalib':30} {ms['anomalib']:8.2f}   {ratio:.2f} x deterministic (goal {GOALS[arguments.backbone]})"
-        )
+        goal = GOALS[arguments.backbone]
+        print(f"  {'anomalib':30} {ms['anomalib']:8.2f}  {rate['anomalib']}  {ratio:.2f} x deterministic (goal {goal})")
     if "scale_disagreement" in ms:
         ratio = ms["scale_disagreement"] / ms["deterministic"]
         print(f"  scale_disagreement over deterministic: {ratio:.3f} (goal 1.02)")

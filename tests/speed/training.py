@@ -1,10 +1,12 @@
 """A training step of Reverse Distillation beside anomalib 2.7's, in turns in one process.
 
-    python tests/speed/training.py resnet18 wide_resnet50_2      # needs anomalib in the environment
+    python tests/speed/training.py --backbone resnet18 --backbone wide_resnet50_2    # needs anomalib in the environment
 
 Both on drawn images of 256 px in batches of 16, untrained weights, so nothing is downloaded. anomalib's step is what
 its training loop does: encoder, bottleneck, decoder, loss, backward, Adam, in float32. rdbench's is what a run does:
-the teacher's features are there (computed once for all epochs), then the same in bf16 where the machine has it.
+the teacher's features are there (computed once for all epochs), then the same in bf16 where the machine has it. GFLOP/s
+and the bottlenecks' parameters stand beside times because the networks differ: anomalib's WideResNet50-2 bottleneck is
+smaller than RD4AD's.
 """
 
 import argparse
@@ -12,11 +14,14 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from torch import nn
 
 from rdbench.benchmark.device import choose_device
 from rdbench.benchmark.speed import LIMIT, STEPS, TRAINING, interleaved, measured_parts
+from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
+from rdbench.rd.student import build_student
 
 GOALS = {"resnet18": 2.0, "wide_resnet50_2": 3.0}
 BATCH, SIZE = 16, (256, 256)
@@ -25,17 +30,18 @@ BATCH, SIZE = 16, (256, 256)
 def main() -> None:
     """Print ms per image, GFLOP/s, the ratio, and the share of what a plain convolution reaches."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("backbones", nargs="*", default=["resnet18"])
+    parser.add_argument("--backbone", action="append", dest="backbones", choices=GOALS, help="repeatable")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--keep-memory", action="store_true", help="Tune the allocator for anomalib's steps too.")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     precision = resolve_precision("auto", device)
-    for backbone in arguments.backbones:
+    for backbone in arguments.backbones or ["resnet18"]:
         ours, flop = measured_parts(backbone, SIZE, BATCH, precision, device)
         calls = {name: ours[name] for name in (LIMIT, TRAINING)}
-        theirs, their_flop = anomalib_step(backbone, device)
+        theirs, their_flop, their_parameters = anomalib_step(backbone, device)
+        parameters = count_parameters(build_student(get_backbone(backbone), 0).bottleneck)
         if arguments.keep_memory:
             keep_freed_memory()
             seconds = interleaved(calls | {"anomalib": theirs}, device, arguments.rounds)
@@ -47,14 +53,16 @@ def main() -> None:
         peer = median(seconds["anomalib"]) / BATCH
         limit = flop[LIMIT] * BATCH / median(seconds[LIMIT])
         print(f"{backbone}, {precision}, {device}, {torch.get_num_threads()} threads, medians of {arguments.rounds}")
-        print(f"  anomalib  {1000 * peer:7.1f} ms per image  {their_flop / peer / 1e9:6.0f} GFLOP/s")
-        print(f"  rdbench   {1000 * step:7.1f} ms per image  {flop[TRAINING] / step / 1e9:6.0f} GFLOP/s")
+        print(
+            f"  anomalib  {1000 * peer:7.1f} ms per image  {their_flop / peer / 1e9:6.0f} GFLOP/s  {their_parameters}"
+        )
+        print(f"  rdbench   {1000 * step:7.1f} ms per image  {flop[TRAINING] / step / 1e9:6.0f} GFLOP/s  {parameters}")
         print(f"  {peer / step:.2f} times faster (goal {GOALS.get(backbone, 1)})")
         print(f"  {flop[TRAINING] / step / limit:.0%} of a plain convolution's {limit / 1e9:.0f} GFLOP/s")
 
 
-def anomalib_step(backbone: str, device: torch.device) -> tuple[Callable[[], object], float]:
-    """One training step of anomalib's model as its Lightning module configures it, and its FLOP per image."""
+def anomalib_step(backbone: str, device: torch.device) -> tuple[Callable[[], object], float, str]:
+    """A training step of anomalib's model as its Lightning module configures it, its FLOP per image, its bottleneck."""
     from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode
     from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
     from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
@@ -74,7 +82,12 @@ def anomalib_step(backbone: str, device: torch.device) -> tuple[Callable[[], obj
         loss(*model(images)).backward()
         optimizer.step()
 
-    return step, count_flop(step) / BATCH
+    return step, count_flop(step) / BATCH, count_parameters(model.bottleneck)
+
+
+def count_parameters(bottleneck: nn.Module) -> str:
+    """In words."""
+    return f"bottleneck of {sum(p.numel() for p in bottleneck.parameters()) / 1e6:.1f} M parameters"
 
 
 if __name__ == "__main__":
