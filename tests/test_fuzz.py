@@ -197,7 +197,7 @@ def test_whatever_is_typed_ends_in_words(
     inside = tmp_path / "inside"
     inside.mkdir(exist_ok=True)
     monkeypatch.chdir(inside)
-    monkeypatch.setattr("rdbench.benchmark.run.run", refuse)  # what would be run is not what is tested
+    monkeypatch.setattr("rdbench.benchmark.planning.make_plan", refuse)  # what would be run is not what is tested
     monkeypatch.setattr("rdbench.benchmark.speed.measure_machine", refuse)
     monkeypatch.setattr("rdbench.check.checks.check_method", refuse)
     monkeypatch.setattr(sys, "argv", ["rdbench", *(argument.replace("\0", "") for argument in arguments)])

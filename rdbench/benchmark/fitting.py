@@ -178,7 +178,7 @@ def fit(
     seed_everything(context.seed)
     with (
         _untouched(context),
-        guarded_call(method),
+        guarded_call(type(method).__name__),
         autocast(context.device, precision),
         Stopwatch(context.device) as watch,
     ):
@@ -187,7 +187,7 @@ def fit(
 
     def write(path: Path) -> None:
         (path / "model").mkdir()
-        with guarded_call(method):
+        with guarded_call(type(method).__name__):
             method.save(path / "model")
         _write_cost(cost, path)
 
@@ -199,7 +199,7 @@ def load_fitted(method: Method, context: FitContext, shared: SharedStudents, dir
     shared.asked.clear()
     shared.forget()
     seed_everything(context.seed)
-    with _untouched(context), guarded_call(method):
+    with _untouched(context), guarded_call(type(method).__name__):
         method.load(directory / "model", context)
     cost = fit_cost(directory)
     if late := [seed for seed in dict.fromkeys(shared.asked) if seed not in cost.shared]:

@@ -17,6 +17,7 @@ from PIL import Image
 from rdbench.benchmark.evaluate import INTERVAL, evaluate_predictions
 from rdbench.benchmark.fitting import STUDENT, FitCost, fit, fit_cost, load_fitted, make_context
 from rdbench.benchmark.gallery import GALLERY, choose, write_gallery
+from rdbench.benchmark.guard import guarded_call
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.method_run import MethodRun, median_seconds, predictions_of
 from rdbench.benchmark.pixels import pixel_figures, segmentation_threshold
@@ -186,7 +187,8 @@ class _Group:
         return self.directory / "fitted" / same_fit.path.name
 
     def _method(self, spec: CellSpec) -> Method:
-        return load_method(self.bench.settings.methods[spec.method], spec.options)
+        with guarded_call(spec.method):
+            return load_method(self.bench.settings.methods[spec.method], spec.options)
 
     def is_fitted(self, spec: CellSpec) -> bool:
         """Whether an earlier run has fitted the cell's method and was stopped before it was done."""

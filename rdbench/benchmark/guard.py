@@ -21,14 +21,15 @@ _printed: Counter[str] = Counter()
 
 
 @contextmanager
-def guarded_call(method: object) -> Iterator[None]:
-    """Around `fit`, `save`, `load` and `predict`: settings of the process are put back, prints go to stderr, bounded.
+def guarded_call(name: str) -> Iterator[None]:
+    """Around a method's import, `fit`, `save`, `load` and `predict`: what it sets for the process is put back.
 
-    Raises BrokenMethod where the method would end the program.
+    What it prints goes to stderr, as much as `MOST_PRINTED` allows for each `name`. Raises BrokenMethod where it would
+    end the program.
     """
     settings = process_settings()
     try:
-        with redirect_stdout(_Bounded(type(method).__name__)):
+        with redirect_stdout(_Bounded(name)):
             yield
     except SystemExit as end:
         raise BrokenMethod(f"the method would end the program: SystemExit({end.code!r})") from end

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rdbench.benchmark.device import choose_device
 from rdbench.benchmark.fitting import refuse_training, seed_everything
+from rdbench.benchmark.guard import guarded_call
 from rdbench.benchmark.images import FeatureBank, normalise, to_unit
 from rdbench.benchmark.predicting import check_prediction
 from rdbench.benchmark.results import CellResult
@@ -60,9 +61,10 @@ class KeptMethod:
                 f"{spec} was run with the weights {spec.weights}, not {teacher.weights_name}; name them with --weights"
             )
         self.teacher = teacher
-        self.method = load_method(file, spec.options)
-        seed_everything(spec.seed)
-        self.method.load(model, _context(teacher, spec.seed, self.device))
+        with guarded_call(spec.method):
+            self.method = load_method(file, spec.options)
+            seed_everything(spec.seed)
+            self.method.load(model, _context(teacher, spec.seed, self.device))
 
     def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """What the method says of images (B, H, W, 3) uint8 of the cell's image size."""

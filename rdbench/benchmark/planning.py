@@ -199,7 +199,7 @@ def _try_methods(lines: Sequence[RunSettings], reporter: Reporter) -> None:
                     key = str(method.path), tuple(options.items())
                     if key not in tried:
                         tried.add(key)
-                        with guarded_call(method):
+                        with guarded_call(name):
                             load_method(method, options)
             except BrokenMethod as error:
                 reporter.line(f"method {name} cannot run: {error}")

@@ -124,7 +124,7 @@ def _measure_alone(
     def predict(count: int) -> None:
         seed_everything(seed)
         images = normalise(to_unit(test.images[:count], device))
-        with guarded_call(run.method):
+        with guarded_call(type(run.method).__name__):
             run.method.predict(Batch(images, partial(teacher, images)))
 
     run.gflop = count_flop(partial(predict, 1)) / 1e9
@@ -229,7 +229,13 @@ def _predict(run: MethodRun, handed: _Handed, device: torch.device, seed: int, m
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     batch = Batch(handed.images, lambda: handed.features)
-    with handed.teacher, handed.tensors, guarded_call(run.method), Stopwatch(device) as watch, count_passes() as passes:
+    with (
+        handed.teacher,
+        handed.tensors,
+        guarded_call(type(run.method).__name__),
+        Stopwatch(device) as watch,
+        count_passes() as passes,
+    ):
         prediction = run.method.predict(batch)
     check_prediction(prediction, len(handed), handed.images.shape[-2:], handed.images.device)
     if measure:

@@ -207,6 +207,24 @@ def test_a_strange_method_costs_its_own_cell_alone(
     assert read_predictions(directory, result).scores.tobytes() == undisturbed
 
 
+def test_what_a_file_sets_when_a_worker_imports_it_is_put_back(
+    rdbench: Command, root: Path, tmp_path: Path, undisturbed: bytes
+) -> None:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    source = METHOD.format(fit="pass", predict="pass") + "\ntorch.set_default_dtype(torch.float64)\n"
+    (methods / "strange.py").write_text(source)
+    done = rdbench(
+        "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
+        "--out", tmp_path / "runs", "--workers", "2", *QUICK,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    scores = {
+        result.spec.method: read_predictions(path, result).scores for path, result in Store(tmp_path / "runs").results()
+    }
+    assert np.allclose(scores["deterministic"], np.frombuffer(undisturbed, np.float32).reshape(1, -1), rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The scores of deterministic, run without strange company."""
