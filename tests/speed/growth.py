@@ -29,6 +29,8 @@ IN_FILES = (
 """`rdbench` with the teacher's features in files, however few they are."""
 EXPONENTS = np.linspace(0, 3, 301)
 COLOURS = ("#0072b2", "#d55e00")
+HEADROOM = 1.4
+"""Of each panel over its highest point, for what stands there."""
 
 Curve = list[tuple[int, float, float]]
 """(n, seconds, MB)"""
@@ -143,13 +145,13 @@ def drawn(curves: dict[str, dict[str, Curve]]) -> str:
         for j, (column, unit) in enumerate(((1, "s"), (2, "MB"))):
             x0, y0 = left + i * (width + 60), top + j * (height + 56)
             right = max(point[0] for curve in named.values() for point in curve)
-            high = 1.15 * max(point[column] for curve in named.values() for point in curve)
+            high = HEADROOM * max(point[column] for curve in named.values() for point in curve)
 
             def at(n: float, value: float, x0: int = x0, y0: int = y0, right: int = right, high: float = high) -> str:
                 return f"{x0 + n / right * width:.1f},{y0 + height - value / high * height:.1f}"
 
             parts.append(f'<path d="M{at(0, high)} L{at(0, 0)} L{at(right, 0)}" fill="none" stroke="#5b646d"/>')
-            for value in (0, high / 1.15):
+            for value in (0, high / HEADROOM):
                 x, y = at(0, value).split(",")
                 parts.append(f'<text x="{float(x) - 5}" y="{float(y) + 4}" text-anchor="end">{value:.0f}</text>')
             parts.append(f'<text x="{x0 + 5}" y="{y0 + 4}" class="soft">{unit}</text>')
@@ -163,7 +165,7 @@ def drawn(curves: dict[str, dict[str, Curve]]) -> str:
                 for point in curve:
                     x, y = at(point[0], point[column]).split(",")
                     parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
-                label = f"{name}: {growth(curve, column)}"
+                label = f"{name}: grows {growth(curve, column)}"
                 parts.append(f'<text x="{x0 + 30}" y="{y0 + 4 + 15 * k}" fill="{colour}">{label}</text>')
     whole = left + len(curves) * (width + 60), top + 2 * (height + 56)
     return (
