@@ -49,7 +49,7 @@ def train_student(
         rate: share of the steps that are done, in [0, 1) -> factor on the learning rate.
 
     Raises:
-        InputError: the loss is not finite.
+        InputError: the loss is not finite, or images of 32 pixels leave a last batch of one.
     """
     student.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     wanted = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -69,6 +69,12 @@ def train_student(
                     for group in optimizer.param_groups:
                         group["lr"] = LEARNING_RATE * rate(step / steps)
                 features = images.batch(indices).features
+                if len(indices) == 1 and max(features[-1].shape[-2:]) == 2:
+                    raise InputError(
+                        f"training: {len(images)} images in batches of {settings.batch_size} leave a batch of "
+                        "one, of which batch norm gets one value per channel at 32 pixels; "
+                        "change --batch-size or --image-size"
+                    )
                 with autocast(device, settings.precision):
                     value = loss(features, student(features))
                 optimizer.zero_grad()

@@ -98,6 +98,12 @@ def test_loss_that_is_not_finite_says_when_and_what_to_try():
         train(seed=5, images=images)
 
 
+def test_a_batch_of_one_image_of_32_pixels_says_what_to_change():
+    with pytest.raises(InputError, match="9 images in batches of 4 leave a batch of one.*--batch-size or --image-size"):
+        train(images=DrawnFeatures(9, size=32))
+    train(images=DrawnFeatures(10, size=32))
+
+
 def test_precision_names():
     assert resolve_precision("fp32", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
