@@ -99,7 +99,7 @@ def test_loss_that_is_not_finite_says_when_and_what_to_try():
 
 
 def test_a_batch_of_one_image_of_32_pixels_says_what_to_change():
-    with pytest.raises(InputError, match="9 images in batches of 4 leave a batch of one.*--batch-size or --image-size"):
+    with pytest.raises(InputError, match=r"9 images in batches of 4 leave a batch of one.*--batch-size or"):
         train(images=DrawnFeatures(9, size=32))
     train(images=DrawnFeatures(10, size=32))
 
