@@ -6,6 +6,7 @@ pixel figures as they pass by and are not kept.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
 from rdbench.benchmark.fitting import seed_everything
-from rdbench.benchmark.guard import Untouched, guarded_call
+from rdbench.benchmark.guard import Untouched, UntouchedNetwork, guarded_call
 from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
 from rdbench.benchmark.method_run import MethodRun, Said, median_seconds
 from rdbench.benchmark.pixels import PixelTally, segmentation_threshold
@@ -43,6 +44,17 @@ class TestSet:
     images: DecodedImages
     regions: Sequence[Regions]
     """Each mask's connected regions, at the image's own size."""
+
+    def order(self, seed: int) -> NDArray[np.int64]:
+        """The order to predict the images in: one from which their labels cannot be told.
+
+        Drawn from the seed and the images' own pixels, of which a method sees the last with the last batch. The seed
+        alone is known to every method, which could undo the order and read labels off an image's place in its folder.
+        """
+        pixels = hashlib.sha256()
+        for start in range(0, len(self.images), 64):
+            pixels.update(self.images[start : start + 64][:, ::16, ::16].tobytes())
+        return np.random.default_rng([seed, *pixels.digest()]).permutation(len(self.images))
 
     def regions_under(self, condition: Condition | None, seed: int) -> Sequence[Regions]:
         """The regions where the condition shows them: a geometric shift moves the masks with the pixels."""
@@ -75,8 +87,7 @@ def predict_group(
     """Let every method of a group predict the calibration images and the test images under every condition.
 
     A method that raises or breaks the protocol gets its `failure` set and is left out from then on. None stands for
-    the clean condition. Test images come in an order drawn from `seed` and the images' fingerprint, which tells nothing
-    of their labels.
+    the clean condition. Test images come in `test.order`.
 
     Returns:
         The teacher's seconds per image, over the clean batches.
@@ -101,7 +112,8 @@ def predict_group(
         for run in [run for run in runs if run.failure is None]:
             with run.guarded(), sharing.counting(teacher, MEASURING):
                 _check_unmoved(run, _predict(run, first, device, seed))
-                _measure_alone(run, test, teacher, device, batch_size, seed)
+                with untouched:
+                    _measure_alone(run, test, teacher, device, batch_size, seed)
     return teacher_seconds
 
 
@@ -145,8 +157,7 @@ def _predict_test(
     reporter: Reporter,
     sharing: Sharing,
 ) -> float:
-    # The seed alone is known to every method, which could undo the order and read labels off the place among the names.
-    order = np.random.default_rng([seed, *test.category.fingerprint.encode()]).permutation(len(test.images))
+    order = test.order(seed)
     keys = [image.key for image in test.category.test]
     lightings = [image.lighting for image in test.category.test]
     teacher_seconds: list[tuple[int, float]] = []
@@ -205,8 +216,8 @@ def predict_again(
     return np.concatenate(maps), np.concatenate(unsure) if unsure else None
 
 
-def _untouched(teacher: Teacher) -> Untouched:
-    return Untouched("the teacher", teacher.state_dict().values())
+def _untouched(teacher: Teacher) -> UntouchedNetwork:
+    return UntouchedNetwork("the teacher", teacher)
 
 
 class _Handed:
@@ -228,7 +239,8 @@ def _predict(run: MethodRun, handed: _Handed, device: torch.device, seed: int, m
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    batch = Batch(handed.images, lambda: handed.features)
+    # Aliases: what a method makes of their shapes and types is its own affair.
+    batch = Batch(handed.images.detach(), lambda: tuple(scale.detach() for scale in handed.features))
     with (
         handed.teacher,
         handed.tensors,
