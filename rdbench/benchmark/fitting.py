@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rdbench.benchmark.cost import Stopwatch, count_passes
-from rdbench.benchmark.guard import Untouched, guarded_call
+from rdbench.benchmark.guard import UntouchedNetwork, guarded_call
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
@@ -211,8 +211,8 @@ def refuse_training(*_: object, **__: object) -> NoReturn:
     raise InputError("load asks for training; it must read all it needs from its directory")
 
 
-def _untouched(context: FitContext) -> Untouched:
-    return Untouched("the teacher", context.teacher.state_dict().values())
+def _untouched(context: FitContext) -> UntouchedNetwork:
+    return UntouchedNetwork("the teacher", context.teacher)
 
 
 def fit_cost(directory: Path) -> FitCost:

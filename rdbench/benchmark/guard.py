@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdbench.registry import BrokenMethod
 
@@ -33,6 +35,10 @@ def guarded_call(name: str) -> Iterator[None]:
             yield
     except SystemExit as end:
         raise BrokenMethod(f"the method would end the program: SystemExit({end.code!r})") from end
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # which nobody who catches exceptions would catch
+        raise BrokenMethod(f"{type(error).__name__}: {error}") from error
     finally:
         restore_settings(settings)
 
@@ -65,29 +71,115 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.view((torch.uint8, torch.int16, torch.int32, torch.int64)[tensor.element_size().bit_length() - 1])
 
 
+class UntouchedNetwork(Untouched):
+    """The same of a network: its tensors, and its layers with their modes, hooks and functions."""
+
+    def __init__(self, what: str, network: nn.Module) -> None:
+        super().__init__(what, network.state_dict().values())
+        self._network = network
+        self._held = [(tensor, tensor.detach()) for tensor in (*network.parameters(), *network.buffers())]
+        self._layers: list[tuple[nn.Module, dict[str, object], dict[str, dict[object, object]]]] = []
+
+    def __enter__(self) -> None:
+        self._layers = [
+            (layer, dict(vars(layer)), {name: dict(each) for name, each in vars(layer).items() if type(each) in DICTS})
+            for layer in self._network.modules()
+        ]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        changed = [self._put_back(*layer) for layer in self._layers]
+        for tensor, was in self._held:  # `network.double()` and the like put other values into the same tensor
+            if (tensor.data_ptr(), tensor.dtype, tensor.shape) != (was.data_ptr(), was.dtype, was.shape):
+                tensor.data = was
+                changed.append(True)
+        super().__exit__(kind)
+        if any(changed) and kind is None:
+            raise BrokenMethod(f"the method changed {self._what} in place; work on a copy: copy.deepcopy")
+
+    def _put_back(self, layer: nn.Module, were: dict[str, object], held: dict[str, dict[object, object]]) -> bool:
+        """Whether anything of a layer was another."""
+        now = vars(layer)
+        changed = not _identical(now, were)
+        if changed:
+            now.clear()
+            now.update(were)
+        for name, content in held.items():
+            each: dict[object, object] = now[name]
+            if not _identical(each, content):
+                each.clear()
+                each.update(content)
+                changed = True
+        return changed
+
+
+DICTS = (dict, OrderedDict)
+"""What a module keeps its layers, tensors and hooks in."""
+
+
+def _identical(one: Mapping[Any, object], other: Mapping[Any, object]) -> bool:
+    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # the method has removed it
+        return ""
+
+
+_HOOKS: tuple[dict[Any, Any], ...] = (
+    nn.modules.module._global_forward_pre_hooks,
+    nn.modules.module._global_forward_hooks,
+)
+"""torch's hooks on every module."""
+
+
+def _hooks() -> list[dict[Any, Any]]:
+    return [dict(hooks) for hooks in _HOOKS]
+
+
+def _set_hooks(were: list[dict[Any, Any]]) -> None:
+    for hooks, content in zip(_HOOKS, were, strict=True):
+        hooks.clear()
+        hooks.update(content)
+
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "the working directory": (_working_directory, os.chdir),
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    # Set to none, as it is before a method has set one: with any set, torch wraps every function.
+    "torch's default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
+    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "torch's hooks on all modules": (_hooks, _set_hooks),
+    "torch's matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    **{
+        f"{backend.__name__}.{name}": (partial(getattr, backend, name), partial(setattr, backend, name))
+        for backend, name in (
+            (torch.backends.mkldnn, "enabled"),
+            (torch.backends.cudnn, "enabled"),
+            (torch.backends.cudnn, "benchmark"),
+            (torch.backends.cudnn, "deterministic"),
+        )
+    },
+}
+"""What holds for the whole process and a method could change: how it is read, and set."""
+
+
 def process_settings() -> dict[str, object]:
     """What holds for the whole process and a method could change, by name."""
-    return {
-        "the working directory": os.getcwd(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's gradient mode": torch.is_grad_enabled(),
-        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
+    return {name: read() for name, (read, _) in SETTINGS.items()}
 
 
 def restore_settings(were: dict[str, object]) -> None:
     """Put back what :func:`process_settings` gave."""
-    if process_settings() == were:
-        return
-    os.chdir(str(were["the working directory"]))
-    dtype, threads = were["torch's default dtype"], were["torch's number of threads"]
-    assert isinstance(dtype, torch.dtype)
-    assert isinstance(threads, int)
-    torch.set_default_dtype(dtype)
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(bool(were["torch's gradient mode"]))
-    torch.use_deterministic_algorithms(bool(were["torch's deterministic algorithms"]))
+    for name, (read, put) in SETTINGS.items():
+        if read() != were[name]:
+            put(were[name])
 
 
 class _Bounded(io.TextIOBase):
