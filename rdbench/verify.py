@@ -158,12 +158,29 @@ def compare(result: CellResult, stored: Predictions, again: CellResult, predicti
     )
     words = f"scores and uncertainties within {worst:.2g} of their standard deviation"
     if worst > TOLERANCE:
-        return Verdict(spec, "rerun", "differs", words)
+        return Verdict(spec, "rerun", "differs", words + _made_otherwise(result, again))
     if moved := [*_moved_pixels(result, again)]:
-        return Verdict(spec, "rerun", "differs", "; ".join(moved))
+        return Verdict(spec, "rerun", "differs", "; ".join(moved) + _made_otherwise(result, again))
     if all(_equal(stored, predictions, name) for name in NUMBERS) and result.pixel == again.pixel:
         words = "bit for bit"
     return Verdict(spec, "rerun", "reproduced", words)
+
+
+def _made_otherwise(result: CellResult, again: CellResult) -> str:
+    """What alone may be why they differ, in words: nothing where both were made with the same."""
+    said, found = (
+        {
+            "threads": str(each.provenance.threads),
+            "device": each.provenance.device,
+            "torch": each.provenance.packages.get("torch", "unknown"),
+        }
+        for each in (result, again)
+    )
+    others = [f"{name}: {said[name]}, here {found[name]}" for name in said if said[name] != found[name]]
+    if not others:
+        return ""
+    how = f" (OMP_NUM_THREADS={result.provenance.threads})" if said["threads"] != found["threads"] else ""
+    return f"; that may be of what it was made with ({'; '.join(others)}): verify it with the same{how}"
 
 
 def _counts(result: CellResult) -> tuple[int | bool, ...]:

@@ -163,6 +163,20 @@ def test_what_is_the_same_but_for_rounding_is_reproduced() -> None:
     assert "of their standard deviation" in verdict.words
 
 
+def test_another_number_of_threads_is_said_where_scores_differ() -> None:
+    """Training differs between them by more than rounding, for no fault of whoever published the cell."""
+    cell, stored = made_up()
+    moved = replace(stored, scores=stored.scores + np.float32(1))
+    assert "threads" not in compare(cell, stored, cell, moved).words
+    one, two = (
+        cell.model_copy(update={"provenance": cell.provenance.model_copy(update={"threads": threads})})
+        for threads in (1, 2)
+    )
+    verdict = compare(one, stored, two, moved)
+    assert verdict.outcome == "differs"
+    assert "threads: 1, here 2): verify it with the same (OMP_NUM_THREADS=1)" in verdict.words
+
+
 def made_up() -> tuple[CellResult, Predictions]:
     stored = make_predictions()
     stored = replace(stored, member_scores=np.stack([stored.scores, stored.scores], axis=1))

@@ -19,6 +19,7 @@ from rdbench.benchmark.guard import UntouchedNetwork, guarded_call
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
+from rdbench.benchmark.store import to_disk, write_text
 from rdbench.errors import InputError
 from rdbench.protocol import FitContext, Method, NormalImages
 from rdbench.rd.anomaly import distillation_loss
@@ -222,7 +223,7 @@ def fit_cost(directory: Path) -> FitCost:
 
 
 def _write_cost(cost: FitCost, directory: Path) -> None:
-    (directory / COST).write_text(json.dumps(asdict(cost)))
+    write_text(directory / COST, json.dumps(asdict(cost)))
 
 
 def seed_everything(seed: int) -> None:
@@ -238,4 +239,7 @@ def _write_whole(directory: Path, write: Callable[[Path], Any]) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     write(staged)
+    for path in (*staged.rglob("*"), staged):  # else a power cut could leave it there, and empty
+        if path.is_file() or path.is_dir():
+            to_disk(path)
     staged.replace(directory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,13 @@ from rdbench.benchmark.fitting import refuse_training, seed_everything
 from rdbench.benchmark.guard import guarded_call
 from rdbench.benchmark.images import FeatureBank, normalise, to_unit
 from rdbench.benchmark.predicting import check_prediction
-from rdbench.benchmark.results import CellResult
+from rdbench.benchmark.results import CellResult, CellSpec
 from rdbench.errors import InputError
 from rdbench.protocol import Batch, FitContext, Prediction
 from rdbench.rd.precision import autocast
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import Teacher, load_teacher
-from rdbench.registry import find_methods, get_method, load_method
+from rdbench.registry import BrokenMethod, find_methods, get_method, load_method
 
 
 def model_of(directory: Path) -> Path:
@@ -61,7 +63,7 @@ class KeptMethod:
                 f"{spec} was run with the weights {spec.weights}, not {teacher.weights_name}; name them with --weights"
             )
         self.teacher = teacher
-        with guarded_call(spec.method):
+        with _in_words(spec), guarded_call(spec.method):
             self.method = load_method(file, spec.options)
             seed_everything(spec.seed)
             self.method.load(model, _context(teacher, spec.seed, self.device))
@@ -72,9 +74,22 @@ class KeptMethod:
         with torch.inference_mode(), autocast(self.device, spec.precision):
             pixels = normalise(to_unit(images, self.device))
             seed_everything(spec.seed)
-            prediction = self.method.predict(Batch(pixels, lambda: self.teacher(pixels)))
-        check_prediction(prediction, len(images), images.shape[1:3], pixels.device)
+            with _in_words(spec), guarded_call(spec.method):
+                prediction = self.method.predict(Batch(pixels, lambda: self.teacher(pixels)))
+                check_prediction(prediction, len(images), images.shape[1:3], pixels.device)
         return prediction
+
+
+@contextmanager
+def _in_words(spec: CellSpec) -> Iterator[None]:
+    """A stranger's method may raise anything: here it is all that was asked for, so that its reason is the answer."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, BrokenMethod) else f"{type(error).__name__}: "
+        raise InputError(f"method {spec.method} failed: {kind}{error}; its file is for its author to mend") from error
 
 
 def _context(teacher: Teacher, seed: int, device: torch.device) -> FitContext:

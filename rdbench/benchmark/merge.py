@@ -49,6 +49,7 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
         target.refuse_beside(RUN)
         final = _Joined(equal=joined.equal)
         for directory, result in target.results():
+            read_predictions(directory, result)
             final.add(directory, result)
         before = dict(final.chosen)
         for directory in joined.chosen.values():

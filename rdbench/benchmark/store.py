@@ -105,7 +105,7 @@ class Store:
     def _move_in(self, staged: Path, target: Path, spec: CellSpec) -> None:
         """Move the cell in when all of it is on the disk: after a power cut it is there whole or not at all."""
         for path in (*staged.rglob("*"), staged):
-            _to_disk(path)
+            to_disk(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         before = staged.with_name(f"{staged.name}.before")
         shutil.rmtree(before, ignore_errors=True)
@@ -113,13 +113,19 @@ class Store:
             target.replace(before)
         staged.replace(target)
         for folder in (target.parent, target.parent.parent, self.root):  # each may be new
-            _to_disk(folder)
+            to_disk(folder)
         shutil.rmtree(before, ignore_errors=True)
         self.failure_path(spec).unlink(missing_ok=True)
 
     def rewrite(self, directory: Path, result: CellResult) -> None:
-        """Replace a finished cell's result in one step; its predictions stay."""
-        write_text(directory / RESULT, result.model_dump_json(indent=1))
+        """Replace a finished cell's result in one step; its predictions stay. Raises InputError if that cannot be."""
+        try:
+            write_text(directory / RESULT, result.model_dump_json(indent=1))
+        except OSError as error:
+            raise InputError(
+                f"cannot write {directory / RESULT}: {error.strerror}; it is as it was, mend that and run the same "
+                "command again"
+            ) from error
 
     def write_failure(self, failure: CellFailure) -> Path:
         """Keep why a cell failed until it succeeds."""
@@ -137,9 +143,15 @@ class Store:
         """Hold the unfinished work of that name; the system lets go of it when the process ends, however it ends.
 
         Yields a function that changes `what`, the words in which :meth:`held` tells others of the work.
-        Raises InputError if another process holds it, or the file system has no locks.
+        Raises InputError if another process holds it, the file system has no locks, or nothing can be written there.
         """
-        with (self.work_directory(LOCKS) / name).open("ab+", buffering=0) as file:
+        try:
+            opened = (self.work_directory(LOCKS) / name).open("ab+", buffering=0)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self.root / WORK}: {error.strerror}; mend that and run the same command again"
+            ) from error
+        with opened as file:
             if not _locked(file, fcntl.LOCK_EX, patience=0.5):
                 raise InputError(
                     f"another run is at work on this in {self.root}; run the same command again when it has ended"
@@ -262,7 +274,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on the disk and not in the machine's memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -277,8 +289,13 @@ def _to_disk(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace the file in one step, so that it is never seen half-written."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with staged.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    try:
+        with staged.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError:
+        with suppress(OSError):
+            staged.unlink()
+        raise

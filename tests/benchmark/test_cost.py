@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
+from rdbench.benchmark.fitting import COST, FitCost, fit_cost, load_fitted
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import load_teacher
 from tests.command import Command
@@ -72,3 +78,22 @@ def test_times_are_medians_after_a_warm_up() -> None:
     with Stopwatch(CPU) as watch:
         time.sleep(0.02)
     assert watch.seconds >= 0.02
+
+
+def test_a_disk_that_fills_up_leaves_what_was_measured(tmp_path: Path) -> None:
+    """A method that takes a shared student when it is loaded has its cost written again, which may not halve it."""
+    whole = {"seconds": 1.0, "passes": 2, "shared": [0], "trainings": 1}
+    (tmp_path / COST).write_text(json.dumps(whole))
+    shared: Any = SimpleNamespace(asked=[], forget=lambda: None)
+    method: Any = SimpleNamespace(load=lambda *_: shared.asked.append(7))
+    context: Any = SimpleNamespace(teacher=load_teacher("embedded", "random", CPU), seed=0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))  # as if there were room for 4 bytes
+        with pytest.raises(OSError, match="File too large"):
+            load_fitted(method, context, shared, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert fit_cost(tmp_path) == FitCost(1.0, 2, (0,), 1)
+    load_fitted(method, context, shared, tmp_path)
+    assert fit_cost(tmp_path).shared == (0, 7)

@@ -21,7 +21,7 @@ from tests.same import predictions_of
 TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--no-gallery")
 
 
-def write(root: Path, seed: int, content: int = 0, model: str = "") -> Path:
+def write(root: Path, seed: int, content: int = 0, model: str = "", method: str = "deterministic") -> Path:
     """A made-up cell; `content` decides its predictions."""
     root.mkdir(exist_ok=True)
     predictions = root.parent / "made_up.npz"
@@ -30,7 +30,7 @@ def write(root: Path, seed: int, content: int = 0, model: str = "") -> Path:
     if model:
         kept.mkdir(exist_ok=True)
         (kept / "weights").write_text(model)
-    result = make_cell(seed=seed, predictions_sha256=sha256(predictions))
+    result = make_cell(method, seed=seed, predictions_sha256=sha256(predictions))
     return open_store(root, create=True).write(result, predictions, kept if model else None)
 
 
@@ -140,6 +140,16 @@ def test_a_damaged_cell_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not what the result was computed from"):
         merge_stores([a], c)
     assert not c.exists()
+
+
+def test_a_damaged_cell_in_the_store_that_is_merged_to_is_refused(tmp_path: Path) -> None:
+    """Its result has the hash of the sound one that comes, which alone would make them equal."""
+    a, c = tmp_path / "a", tmp_path / "c"
+    write(a, 0)
+    cell = write(c, 0)
+    (cell / PREDICTIONS).write_bytes(b"half")
+    with pytest.raises(InputError, match="not what the result was computed from"):
+        merge_stores([a], c)
 
 
 def test_failures_come_along_unless_another_store_finished_the_cell(tmp_path: Path) -> None:

@@ -232,14 +232,19 @@ class MadeUpRay(SimpleNamespace):
         )
 
 
+def packed(directory: Path) -> bytes:
+    """A cell as a node sends it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.add(directory, arcname=".")
+    return file.getvalue()
+
+
 def ray_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path, cpus: int = 1
 ) -> tuple[TaskOutcome, str, Store]:
     """What comes of a task of the cell `tta`, seed 0, for which a node sends the directory `sent`."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        archive.add(sent, arcname=".")
-    monkeypatch.setitem(sys.modules, "ray", MadeUpRay((TaskOutcome(), [packed.getvalue()])))
+    monkeypatch.setitem(sys.modules, "ray", MadeUpRay((TaskOutcome(), [packed(sent)])))
     engine = RayCluster(None, cpus=cpus, gpus=0, device="cpu", cell_timeout=None, sync_data=False)
     said = io.StringIO()
     task = make_task(tmp_path / "runs", ["deterministic"])
@@ -256,12 +261,44 @@ def test_a_node_brings_in_the_cells_that_it_was_asked_for_and_no_others(
     outcome, _, store = ray_outcome(tmp_path, monkeypatch, asked)
     assert outcome == TaskOutcome()
     assert [result.spec.seed for _, result in store.results()] == [0]
-    outcome, _, store = ray_outcome(tmp_path, monkeypatch, other)
+    outcome, _, store = ray_outcome(tmp_path / "second", monkeypatch, other)
     assert "deterministic on toy/grid, seed 1 was not asked for" in outcome.bad_input
-    assert [result.spec.seed for _, result in store.results()] == [0]
+    assert not list(store.results())
     (asked / "predictions.npz").write_bytes(b"cut off")
-    outcome, _, _ = ray_outcome(tmp_path, monkeypatch, asked)
+    outcome, _, _ = ray_outcome(tmp_path / "third", monkeypatch, asked)
     assert "is not what the result was computed from" in outcome.bad_input
+
+
+def test_what_a_node_sent_before_it_died_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what another run brought in before this one held the group."""
+    cells = [packed(write(tmp_path / "node", 0)), packed(write(tmp_path / "node", 0, method="tta"))]
+    handed: list[list[str]] = []
+    dead = {"tta"}
+
+    def get(reference: object) -> object:
+        if reference == "first":
+            return TaskOutcome(), [cells[0], "tta"]
+        if reference == "second":
+            return TaskOutcome(), [cells[1]]
+        if reference in dead:
+            raise LookupError("its owner died")
+        return reference
+
+    def hand_over(_: object, task: Task, *__: object) -> str:
+        handed.append([spec.method for spec in task.specs])
+        return "first" if len(handed) == 1 else "second"
+
+    ray = MadeUpRay(None)
+    ray.get, ray.remote = get, lambda **_: lambda _: SimpleNamespace(remote=hand_over)
+    ray.exceptions = SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=LookupError)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = RayCluster(None, cpus=1, gpus=0, device="cpu", cell_timeout=None, sync_data=False)
+    task = make_task(tmp_path / "runs", ["deterministic", "tta"])
+    for _ in range(2):  # the second time all is there
+        with closing(engine.run([task], nothing, Reporter(Console(quiet=True)))) as ended:
+            assert list(ended) == [(task, TaskOutcome())]
+        assert handed == [["deterministic", "tta"], ["tta"]]
+    assert len(predictions_of(tmp_path / "runs")) == 2
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "at_once"), [(1, 0.5, 2), (1, 0.25, 4), (2, 0.25, 2), (3, 0.0, 1)])
@@ -296,7 +333,7 @@ def test_a_cluster_that_never_has_what_a_group_asks_for_is_said(
 ) -> None:
     sent = write(tmp_path / "node", 0)
     assert "no node has" not in ray_outcome(tmp_path, monkeypatch, sent)[1]
-    _, said, _ = ray_outcome(tmp_path, monkeypatch, sent, cpus=64)
+    _, said, _ = ray_outcome(tmp_path / "second", monkeypatch, sent, cpus=64)
     assert "no node has what a group asks for (--cpus 64); waiting for one to join" in said
 
 

@@ -137,3 +137,30 @@ def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_netwo
     assert sharing.trained == sharing.alone - len(ON_DETERMINISTIC) + 1
     assert f"teacher: 44 images in 44 passes; beside them {views * asked} views" in done.error()
     assert f"Trainings: {sharing.trained}; cell by cell {sharing.alone}" in done.error()
+
+
+def test_a_group_that_fails_is_said_though_its_cells_are_there_without_their_models(
+    rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (*TOY, "--method", "deterministic", "--no-gallery", "--out", tmp_path)
+    assert rdbench(*run).code == 0
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(group, "run_group", out_of_memory)
+    assert rdbench(*run).code == 0, "it is there"
+    done = rdbench(*run, "--keep-models")
+    assert done.code == 1
+    assert "MemoryError: no room" in done.error()
+
+
+def test_a_kept_method_that_fails_is_said(rdbench: Command, tmp_path: Path) -> None:
+    """Here a weights file is gone; a file that needs a package that is not installed ends the same way."""
+    assert rdbench(*TOY, "-m", "deterministic", "--no-gallery", "--keep-models", "--out", tmp_path / "runs").code == 0
+    ((path, _),) = open_store(tmp_path / "runs", create=False).results()
+    (path / "model" / "threshold.json").unlink()
+    trees.draw(tmp_path / "image.png", (64, 64))
+    done = rdbench("predict", path, tmp_path / "image.png")
+    assert done.code == 2
+    assert "method deterministic failed: FileNotFoundError" in done.error()

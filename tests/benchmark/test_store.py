@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rdbench.benchmark.results import CellFailure, CellSpec, Predictions, slug
-from rdbench.benchmark.store import PREDICTIONS, RESULT, Store, open_store, read_predictions, sha256
+from rdbench.benchmark.store import PREDICTIONS, RESULT, Store, open_store, read_predictions, read_result, sha256
 from rdbench.errors import InputError
 from tests.made_up import make_cell, make_predictions, make_spec
 
@@ -165,6 +165,29 @@ def test_a_disk_that_fills_up_does_not_end_the_run_with_its_lock(store: Store) -
             assert [holder.name for holder in store.held()] == ["group"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_result_that_cannot_be_written_again_is_said_and_stays(store: Store, tmp_path: Path) -> None:
+    directory = written(store, tmp_path)
+    before = (directory / RESULT).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))  # as if there were room for 4 bytes
+        with pytest.raises(InputError, match=r"result\.json: File too large; it is as it was"):
+            store.rewrite(directory, read_result(directory / RESULT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (directory / RESULT).read_bytes() == before
+    assert not list(directory.glob(".*")), "nothing half-written is left"
+
+
+def test_a_store_that_cannot_be_written_to_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match="No space left on device; mend that"), store.lock("group"):
+        pass
 
 
 def test_a_file_system_without_locks_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,13 +120,18 @@ class RayCluster:
                         if flight is None:
                             yield task, TaskOutcome(bad_input=refused)
                             continue
+                    if not (left := _left(flight.task)).parts:  # by another run, before its group was held
+                        flight.lock.close()
+                        images.release(flight.task)
+                        yield flight.task, TaskOutcome()
+                        continue
                     try:
                         given = images.of(flight.task)
                     except (InputError, OSError) as error:  # an image that has gone meanwhile
                         flight.lock.close()
                         yield flight.task, TaskOutcome(bad_input=str(error))
                         continue
-                    flights[remote.remote(work, flight.task, self._cpus, self._cell_timeout, given)] = flight
+                    flights[remote.remote(work, left, self._cpus, self._cell_timeout, given)] = flight
                 if not flights:
                     return
                 ready, _ = ray.wait(list(flights), num_returns=1, timeout=1.0)
@@ -178,6 +183,15 @@ def _take(task: Task) -> tuple[_Flight | None, str]:
     except InputError as error:
         return None, str(error)
     return _Flight(task, lock), ""
+
+
+def _left(task: Task) -> Task:
+    """The task without the cells that are in the store by now: brought in before their node died, or by another run."""
+    store = open_store(task.parts[0].settings.out, create=True)
+    there = [
+        spec for part in task.parts for spec in part.specs if store.has(spec, with_model=part.settings.keep_models)
+    ]
+    return task.without(there) if there else task
 
 
 def _given_up(task: Task, reason: str, trace: str, reporter: Reporter) -> TaskOutcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,13 +104,14 @@ def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
     _same("weights of the teacher", first.weights_sha256, teacher.weights_sha256)
     with reporter.step("  reading file by file, for the fingerprint", 0, "files") as step:
         category = load_category(settings.dataset, first.category, settings.root, first.seed, step.reach)
+    there = partial(bench.store.has, with_model=settings.keep_models)
     _same(f"images of {settings.dataset}/{first.category}", first.fingerprint, category.fingerprint)
     try:
         return list(run_group(bench, category, part.specs).failures)
     except InputError:
         raise
     except Exception as error:  # memory that ran out, say: the other groups are still to be run
-        return [failed(bench, spec, "group", error) for spec in part.specs if not bench.store.has(spec)]
+        return [failed(bench, spec, "group", error) for spec in part.specs if not there(spec)]
 
 
 @lru_cache(maxsize=1)
