@@ -18,7 +18,7 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdbench.errors import InputError, unknown
 
@@ -303,10 +303,12 @@ def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Metho
         sys.modules[module_name] = module  # dataclasses look their module up
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # whatever a stranger's file raises, or that it would end the program
-            del sys.modules[module_name]
+        except BaseException as error:  # whatever a stranger's file raises, or that it would end the program
+            sys.modules.pop(module_name, None)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise BrokenMethod(f"{method.path} does not import: {type(error).__name__}: {error}") from error
-    method_class = getattr(module, method.class_name)
+    method_class: Any = getattr(module, method.class_name, None)
     missing = [name for name in FUNCTIONS if not callable(getattr(method_class, name, None))]
     if missing:
         raise BrokenMethod(f"{method.path}: class {method.class_name} lacks {', '.join(missing)}")

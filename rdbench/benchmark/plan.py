@@ -98,6 +98,7 @@ def make_settings(
         (batch_size >= 1, f"--batch-size {batch_size}: at least 1"),
         (0 < alpha < 1, f"--alpha {alpha}: between 0 and 1"),
         (all(seed >= 0 for seed in seeds), f"--seed {min(seeds, default=0)}: not negative"),
+        (all(seed < 2**62 for seed in seeds), f"--seed {max(seeds, default=0)}: less than 2**62"),
     ]
     for holds, message in checks:
         if not holds:

@@ -24,6 +24,7 @@ def root(tmp_path: Path) -> Path:
     ("arguments", "message"),
     [
         (["--method", "tta", "--seed", "-1"], "--seed -1"),
+        (["--method", "tta", "--seed", str(2**64)], f"--seed {2**64}: less than 2**62 is wanted"),
         (["--method", "dtta"], "unknown method 'dtta'; did you mean tta"),
         (["--method", ","], "no method given"),
         (["--method", "mc_dropout", "-o", "sample=3"], "unknown option of mc_dropout 'sample'; did you mean samples"),
@@ -265,16 +266,26 @@ def test_what_a_method_prints_is_cut(rdbench: Command, root: Path, tmp_path: Pat
     assert len(done.err) < 10_000
 
 
-def test_a_method_that_does_not_import_costs_its_own_cells_alone(rdbench: Command, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("raise type('Odd', (BaseException,), {})('x')", "does not import: Odd: x"),
+        ("del Strange", "class Strange lacks fit"),
+    ],
+)
+def test_a_method_that_does_not_import_costs_its_own_cells_alone(
+    rdbench: Command, root: Path, tmp_path: Path, line: str, reason: str
+) -> None:
     methods = tmp_path / "mine"
     methods.mkdir()
-    (methods / "strange.py").write_text("import nothing_of_that_name\n" + METHOD.format(fit="pass", predict="pass"))
+    (methods / "strange.py").write_text(METHOD.format(fit="pass", predict="pass") + line)
     done = rdbench(
         "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
         "--out", tmp_path / "runs", *QUICK,
     )  # fmt: skip
     assert done.code == 1
-    assert "nothing_of_that_name" in done.error()
+    assert reason in done.error()
     assert [result.spec.method for _, result in Store(tmp_path / "runs").results()] == ["deterministic"]
 
 
