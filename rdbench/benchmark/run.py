@@ -70,6 +70,7 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
     name = f"{RUN}{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers may share name and number
     with store.lock(name, progress_words(outcome.reused, 0, cells)) as tell:
         store.refuse_beside(MERGE)
+        store.clear_up(name)
         _set_levels(plan, reporter)
         with (
             reporter.step("cells", plan.waiting, "cells") as step,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdbench.benchmark.results import CellFailure
-from rdbench.benchmark.store import FAILED, LOCKS, RESULT, RUN, WORK, Holder, open_store
+from rdbench.benchmark.store import CELLS, FAILED, LOCKS, RESULT, RUN, WORK, Holder, open_store
 from rdbench.words import count
 
 
@@ -69,7 +69,7 @@ def read_status(root: Path) -> Status:
 
 
 def _begun(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / WORK).glob("*") if path.is_dir() and path.name not in (LOCKS, "cells"))
+    return sorted(path.name for path in (root / WORK).glob("*") if path.is_dir() and path.name not in (LOCKS, CELLS))
 
 
 def _words(holder: Holder) -> str:

@@ -27,6 +27,9 @@ RESULT = "result.json"
 PREDICTIONS = "predictions.npz"
 WORK = ".work"
 LOCKS = "locks"
+CELLS = "cells"
+"""Where cells lie on their way in; one that another replaces is aside there for a moment, with `BEFORE` at its end."""
+BEFORE = ".before"
 FAILED = ".failed"
 RUN, MERGE = "run-", "merge"
 """How the locks of whole runs begin and that of a merge is called; the others are of groups."""
@@ -75,7 +78,7 @@ class Store:
     ) -> Path:
         """Move a finished cell in, whole: its predictions file and, if given, its directories of model and pictures."""
         target = self.root / result.spec.path
-        work = self.work_directory("cells")
+        work = self.work_directory(CELLS)
         staged = work / f"{target.name}.{os.getpid()}"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
@@ -96,7 +99,7 @@ class Store:
         result = read_result(directory / RESULT)
         read_predictions(directory, result)
         target = self.root / result.spec.path
-        staged = self.work_directory("cells") / f"{target.name}.{os.getpid()}"
+        staged = self.work_directory(CELLS) / f"{target.name}.{os.getpid()}"
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(directory, staged)
         self._move_in(staged, target, result.spec)
@@ -107,7 +110,7 @@ class Store:
         for path in (*staged.rglob("*"), staged):
             to_disk(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        before = staged.with_name(f"{staged.name}.before")
+        before = staged.with_name(staged.name + BEFORE)
         shutil.rmtree(before, ignore_errors=True)
         if target.exists():  # run again to keep its model; aside in one step, so that nobody sees half of it
             target.replace(before)
@@ -116,6 +119,24 @@ class Store:
             to_disk(folder)
         shutil.rmtree(before, ignore_errors=True)
         self.failure_path(spec).unlink(missing_ok=True)
+
+    def clear_up(self, mine: str) -> None:
+        """Remove what killed runs left on its way in, unless another run than that with the lock `mine` is at work.
+
+        A finished cell that was aside to be replaced, and was not, goes back to its place.
+        """
+        left = sorted(
+            (self.root / WORK / CELLS).glob("*")
+        )  # before the look at who is at work: nobody's, or a dead run's
+        if any(holder.name.startswith(RUN) and holder.name != mine for holder in self.held()):
+            return
+        for path in left:
+            if path.name.endswith(BEFORE) and (path / RESULT).is_file():
+                target = self.root / read_result(path / RESULT).spec.path
+                if not target.exists():
+                    path.replace(target)
+                    continue
+            shutil.rmtree(path, ignore_errors=True)
 
     def rewrite(self, directory: Path, result: CellResult) -> None:
         """Replace a finished cell's result in one step; its predictions stay. Raises InputError if that cannot be."""

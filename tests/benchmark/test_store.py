@@ -224,6 +224,33 @@ def test_a_cell_is_on_the_disk_before_it_is_at_its_place(
     assert after == [target.parent.name, target.parent.parent.name, store.root.name]
 
 
+def test_what_a_killed_run_left_on_its_way_in_is_cleared_up(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its two moves, a run that replaces a cell has left none at its place: the old one comes back."""
+    directory = written(store, tmp_path)
+    before = (directory / RESULT).read_bytes()
+    move = Path.replace
+
+    def killed(path: Path, to: Path) -> Path:
+        if to == directory:
+            raise KeyboardInterrupt
+        return move(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            written(store, tmp_path)
+    assert not directory.exists()
+    with store.lock("run-1"), store.lock("run-2"):
+        store.clear_up("run-1")
+        assert not directory.exists(), "it may be the other's"
+    with store.lock("run-1"):
+        store.clear_up("run-1")
+    assert (directory / RESULT).read_bytes() == before
+    assert not list((store.root / ".work" / "cells").iterdir())
+
+
 def test_a_cell_that_is_replaced_is_never_seen_half(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from rdbench.benchmark.engines.data import unpacked
 from rdbench.benchmark.engines.local import Workers
 from rdbench.benchmark.engines.task import Task, TaskOutcome
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.store import RESULT, Store, open_store, read_result
+from rdbench.benchmark.store import CELLS, RESULT, Store, open_store, read_result
 from rdbench.errors import InputError
 
 
@@ -68,7 +68,7 @@ def bring_in(cells: Iterable[bytes], task: Task) -> None:
     store = open_store(task.parts[0].settings.out, create=True)
     wanted = {spec.path for spec in task.specs}
     for packed in cells:
-        with tempfile.TemporaryDirectory(dir=store.work_directory("cells")) as folder:
+        with tempfile.TemporaryDirectory(dir=store.work_directory(CELLS)) as folder:
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
                 archive.extractall(folder, filter="data")
             if (sent := read_result(Path(folder) / RESULT).spec).path not in wanted:
