@@ -125,9 +125,8 @@ class Store:
 
         A finished cell that was aside to be replaced, and was not, goes back to its place.
         """
-        left = sorted(
-            (self.root / WORK / CELLS).glob("*")
-        )  # before the look at who is at work: nobody's, or a dead run's
+        # Before looking who is at work: a run that has begun since has nothing among them.
+        left = sorted((self.root / WORK / CELLS).glob("*"))
         if any(holder.name.startswith(RUN) and holder.name != mine for holder in self.held()):
             return
         for path in left:
