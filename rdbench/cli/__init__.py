@@ -73,7 +73,7 @@ def run(
     gallery: Annotated[
         bool, typer.Option(help="Keep a picture of up to four test images per cell, chosen by rule, for its page.")
     ] = True,
-    workers: sweeps.Workers = 1,
+    workers: sweeps.Workers = None,
     cell_timeout: sweeps.CellTimeout = None,
     shard: sweeps.ShardText = None,
     engine: sweeps.EngineName = "local",

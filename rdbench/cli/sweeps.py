@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from rdbench.benchmark.plan import RunSettings
 
 ENGINE = "Where cells run"
-Workers = Annotated[int, typer.Option(help="Worker processes; they share the cores and GPUs.", rich_help_panel=ENGINE)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Worker processes, which share the cores and GPUs; if not given, cells run in the command's own process.",
+        rich_help_panel=ENGINE,
+    ),
+]
 CellTimeout = Annotated[
     float | None,
     typer.Option(help="Give a cell up after so many seconds in its method's own code.", rich_help_panel=ENGINE),
@@ -42,7 +48,7 @@ def run_lines(
     lines: Sequence[RunSettings],
     *,
     engine: str,
-    workers: int,
+    workers: int | None,
     cell_timeout: float | None,
     shard: str | None,
     address: str | None,
@@ -77,7 +83,7 @@ def run_lines(
             if show_plan:
                 from rdbench.benchmark.forecast import describe_plan
 
-                for line in describe_plan(plan, workers):
+                for line in describe_plan(plan, workers or 1):
                     say(line)
             if dry_run:
                 return
@@ -102,7 +108,7 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Where results go; finished cells there are not run again.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    workers: Workers = 1,
+    workers: Workers = None,
     cell_timeout: CellTimeout = None,
     shard: ShardText = None,
     engine: EngineName = "local",

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from rdbench.benchmark.engines import Engine, Work
-from rdbench.benchmark.engines.local import Workers
+from rdbench.benchmark.engines.choose import choose_engine
+from rdbench.benchmark.engines.local import InProcess, Workers
 from rdbench.benchmark.engines.task import Part, Task, TaskOutcome
 from rdbench.benchmark.plan import RunSettings, make_settings
 from rdbench.benchmark.planning import Plan
@@ -224,3 +225,13 @@ def test_other_numbers_of_threads_agree_to_rounding_before_training(tmp_path: Pa
         run_with(Workers(1, threads=threads), [task], engine_works.untrained_map)
         maps.append(np.load(tmp_path / f"{threads}.npy"))
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5, atol=1e-5)
+
+
+def test_one_worker_that_is_asked_for_is_a_process_of_its_own() -> None:
+    def chosen(workers: int | None) -> object:
+        return choose_engine(
+            "local", device="cpu", workers=workers, cell_timeout=None, address=None, cpus=1, gpus=None, sync_data=False
+        )
+
+    assert isinstance(chosen(None), InProcess)
+    assert isinstance(chosen(1), Workers)

@@ -13,7 +13,7 @@ def choose_engine(
     name: str,
     *,
     device: str,
-    workers: int,
+    workers: int | None,
     cell_timeout: float | None,
     address: str | None,
     cpus: int,
@@ -22,7 +22,7 @@ def choose_engine(
 ) -> Engine:
     """The engine of that name. Raises InputError for what it cannot do."""
     checks = [
-        (workers >= 1, f"--workers {workers}: at least 1"),
+        (workers is None or workers >= 1, f"--workers {workers}: at least 1"),
         (cell_timeout is None or cell_timeout > 0, f"--cell-timeout {cell_timeout}: more than 0 seconds"),
         (cpus >= 1, f"--cpus {cpus}: at least 1"),
         (gpus is None or 0 <= gpus <= 1 or gpus % 1 == 0 < gpus, f"--gpus {gpus}: a fraction or a whole number"),
@@ -33,11 +33,12 @@ def choose_engine(
     if name == "local":
         if address is not None or sync_data or cpus != 1 or gpus is not None:
             raise InputError("--address, --cpus, --gpus and --sync-data are for --engine ray")
-        if workers == 1 and cell_timeout is None:
+        if workers is None and cell_timeout is None:
             return InProcess()
-        return Workers(workers, cell_timeout, gpus=_gpus() if workers > 1 and device in ("auto", "cuda") else ())
+        count = workers or 1
+        return Workers(count, cell_timeout, gpus=_gpus() if count > 1 and device in ("auto", "cuda") else ())
     if name == "ray":
-        if workers != 1:
+        if workers is not None:
             raise InputError(
                 "--workers is for --engine local; on Ray, --cpus and --gpus say how many groups fit a node"
             )
