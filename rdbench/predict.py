@@ -63,6 +63,10 @@ def predict_images(
     An image that cannot be read is told to `unreadable` and left out. Raises InputError for a cell without a kept
     model, or an `out` that cannot be written.
     """
+    if not (cell / RESULT).is_file():
+        example = next(iter(sorted(cell.glob(f"*/*/*/{RESULT}"))), None)
+        such = f", such as {example.parent}" if example else ""
+        raise InputError(f"{cell} is no cell's directory: it holds no {RESULT}; name a cell's{such}")
     result = read_result(cell / RESULT)
     model = KeptMethod(cell, result, weights, device, methods_dir)
     calibration = read_predictions(cell, result).calibration_uncertainties
@@ -89,7 +93,8 @@ def predict_images(
             )
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                drawn.save(out / f"{number:03}-{path.stem}.png")
+                name = "-".join(filter(None, (f"{number:03}", path.parent.name, path.stem)))
+                drawn.save(out / f"{name}.png")
             except OSError as error:
                 raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
         yield said

@@ -81,11 +81,13 @@ def _decode(path: Path) -> Image.Image:
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"image {path} does not exist; restore it from the dataset's archive")
+        return InputError(f"image {path} does not exist; restore it, or correct the path")
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"{path} is a folder, not an image; name the images in it")
     if isinstance(error, PermissionError):
         return InputError(f"image {path} may not be read by this user; change its permissions")
     reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"image {path} cannot be read ({reason}); restore it from the dataset's archive")
+    return InputError(f"image {path} cannot be read ({reason}); restore it from where it came from")
 
 
 def _rgb(image: Image.Image, path: Path) -> ImageArray:

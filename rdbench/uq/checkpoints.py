@@ -27,7 +27,7 @@ def load_student(path: Path, context: FitContext) -> Student:
     """The student that was saved at `path`, in eval mode on the context's device.
 
     Raises:
-        InputError: the file is damaged or of another backbone.
+        InputError: the file is missing, damaged or of another backbone.
     """
     with torch.device("meta"):  # the parameters come from the file: nothing to draw
         student = Student(context.teacher.backbone)
@@ -38,8 +38,9 @@ def load_network(network: Network, path: Path, context: FitContext) -> Network:
     """`network`, best built on the meta device, with what was saved at `path`; in eval mode on the context's device.
 
     Raises:
-        InputError: the file is damaged or of another network.
+        InputError: the file is missing, damaged or of another network.
     """
+    _check_written(path)
     try:
         network.load_state_dict(load_file(path), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -71,10 +72,16 @@ def load_tensors(path: Path, context: FitContext) -> dict[str, Tensor]:
     """The tensors that were saved at `path`, on the context's device.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is missing or damaged.
     """
+    _check_written(path)
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is damaged; delete the folder it is in and run again") from error
     return {name: tensor.to(context.device) for name, tensor in tensors.items()}
+
+
+def _check_written(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the method's save has not written it, or it was removed")

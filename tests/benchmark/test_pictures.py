@@ -85,10 +85,12 @@ def test_pictures_that_fail_cost_no_cell(rdbench: Command, tmp_path: Path, monke
 
 def test_prediction_goes_on_past_an_image_that_cannot_be_read(rdbench: Command, runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
+    folder = tmp_path / "crack"
+    folder.mkdir()
     for name in ("first", "last"):
-        Image.fromarray(rng.integers(0, 255, (40, 90, 3), np.uint8)).save(tmp_path / f"{name}.png")
-    (tmp_path / "broken.png").write_text("no image")
-    images = [tmp_path / f"{name}.png" for name in ("first", "broken", "last")]
+        Image.fromarray(rng.integers(0, 255, (40, 90, 3), np.uint8)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_text("no image")
+    images = [folder / f"{name}.png" for name in ("first", "broken", "last")]
     done = rdbench("predict", cell(runs, "mc_dropout"), *images, "--out", tmp_path / "figures")
     assert done.code == 2
     lines = done.out.splitlines()
@@ -96,5 +98,12 @@ def test_prediction_goes_on_past_an_image_that_cannot_be_read(rdbench: Command, 
     assert all("anomalous (score" in line or "normal (score" in line for line in lines)
     assert done.error().count("Error: ") == 1
     assert str(images[1]) in done.error()
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["000-first.png", "002-last.png"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "000-crack-first.png",
+        "002-crack-last.png",
+    ]
     assert rdbench("predict", cell(runs, "mc_dropout"), images[0]).code == 0
+    assert "is a folder, not an image" in rdbench("predict", cell(runs, "mc_dropout"), folder).error()
+    done = rdbench("predict", runs, images[0])
+    assert done.code == 2
+    assert f"{runs} is no cell's directory: it holds no result.json; name a cell's, such as {runs}" in done.error()

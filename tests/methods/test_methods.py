@@ -8,6 +8,7 @@ from rdbench.benchmark.predicting import check_prediction
 from rdbench.errors import InputError
 from rdbench.metrics.detection import conformal_threshold
 from rdbench.rd.anomaly import anomaly_map, anomaly_score
+from rdbench.uq.checkpoints import load_student
 from rdbench.uq.seeds import member_seeds
 from tests.methods.conftest import METHODS, Images
 
@@ -81,6 +82,11 @@ def test_damaged_student_is_named(fitted, world, tmp_path):
         (tmp_path / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
     with pytest.raises(InputError, match=r"\.safetensors is damaged"):
         world.loaded(name, tmp_path, **SMALL.get(name, {}))
+
+
+def test_what_save_did_not_write_is_named(world, tmp_path):
+    with pytest.raises(InputError, match=r"student\.safetensors does not exist: the method's save has not written it"):
+        load_student(tmp_path / "student.safetensors", world.context)
 
 
 @pytest.mark.parametrize(
