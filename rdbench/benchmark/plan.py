@@ -14,7 +14,7 @@ from rdbench.datasets import DATASETS, list_categories
 from rdbench.errors import InputError, unknown
 from rdbench.rd.backbones import get_backbone
 from rdbench.registry import MethodFile, OptionValue, find_methods, get_method, parse_options
-from rdbench.shifts import Condition, parse_shift
+from rdbench.shifts import Condition, leaves_alone, parse_shift
 
 RELEASED_EPOCHS = 200
 TOY_EPOCHS = 20
@@ -51,6 +51,19 @@ class RunSettings:
     def groups(self) -> list[tuple[str, int]]:
         """(category, seed) of every group: all methods of a group share images, features and student."""
         return [(category, seed) for seed in self.seeds for category in self.categories]
+
+    @property
+    def caution(self) -> str:
+        """What can be run and is hardly meant: shifts that do nothing at this image size, in words; mostly nothing."""
+        idle = [str(shift) for shift in self.shifts if leaves_alone(shift, self.image_size)]
+        if not idle:
+            return ""
+        leave = "leaves" if len(idle) == 1 else "leave"
+        height, width = self.image_size
+        return (
+            f"{', '.join(idle)} {leave} images of {width} x {height} pixels as they are: figures under "
+            f"{'it' if len(idle) == 1 else 'them'} will be those of clean images (docs/shifts.md)"
+        )
 
 
 def make_settings(

@@ -79,6 +79,8 @@ def run_lines(
     )
     try:
         with Reporter(stderr) as reporter, chosen:
+            for caution in dict.fromkeys(line.caution for line in lines if line.caution):
+                reporter.line(f"Caution: {caution}")
             plan = make_plan(lines, reporter, chosen, part, create=not dry_run)
             if show_plan:
                 from rdbench.benchmark.forecast import describe_plan

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from rdbench.errors import InputError, unknown
 from rdbench.shifts.kinds import KINDS, Kind
+from rdbench.shifts.reach import does_nothing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "GROUPS", "KINDS", "SEVERITIES", "Condition", "Kind", "apply_shift", "apply_to_mask", "parse_shift",
+    "GROUPS", "KINDS", "SEVERITIES", "Condition", "Kind", "apply_shift", "apply_to_mask", "leaves_alone", "parse_shift",
 ]  # fmt: skip
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -102,6 +103,11 @@ def apply_shift(images: Tensor, condition: Condition, seed: int, keys: Sequence[
     from rdbench.shifts.apply import apply_kind
 
     return apply_kind(images, _kind(condition), condition.severity, seed, keys)
+
+
+def leaves_alone(condition: Condition, image_size: tuple[int, int]) -> bool:
+    """Whether every image of `image_size` = (height, width) looks under `condition` as it does without."""
+    return does_nothing(_kind(condition), condition.severity, min(image_size))
 
 
 def apply_to_mask(

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from rdbench.shifts.draws import Draws
-from rdbench.shifts.lighting import pixel_scale
+from rdbench.shifts.reach import disc_radius, path_reach
 
 
 def defocus(images: Tensor, draws: Draws, diameter: float) -> Tensor:
     """The mean over a disc of `diameter` pixels at 256 pixels."""
-    total, count = disc_sum(images, diameter / 2 * pixel_scale(images))
+    total, count = disc_sum(images, disc_radius(diameter, min(images.shape[2:])))
     return total / (255 * count)
 
 
@@ -40,7 +40,7 @@ def disc_sum(images: Tensor, radius: float) -> tuple[Tensor, int]:
 def motion(images: Tensor, draws: Draws, length: float) -> Tensor:
     """The mean along a straight path of `length` pixels at 256 pixels, its direction drawn per image."""
     height, width = images.shape[2:]
-    reach = max(round((length * pixel_scale(images) - 1) / 2), 0)
+    reach = path_reach(length, min(height, width))
     padded = mirrored(to_levels(images), reach)
     blurred = []
     for levels, generator in zip(padded, draws.generators(), strict=True):

@@ -16,7 +16,8 @@ from torch import Tensor
 from rdbench.datasets.decode import cores
 from rdbench.shifts.blur import to_levels
 from rdbench.shifts.draws import Draws
-from rdbench.shifts.lighting import pixel_scale, spots
+from rdbench.shifts.lighting import spots
+from rdbench.shifts.reach import block_side
 
 
 def contrast(images: Tensor, draws: Draws, percent: float) -> Tensor:
@@ -42,8 +43,8 @@ def _recoded(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 def resolution(images: Tensor, draws: Draws, factor: float) -> Tensor:
     """Square pixels `factor` times as wide at 256 pixels, each the mean of what it covers."""
-    side = max(round(factor * pixel_scale(images)), 1)
     height, width = images.shape[2:]
+    side = block_side(factor, min(height, width))
     levels = to_levels(images).float()
     for axis, length in ((2, height), (3, width)):
         whole = math.ceil(length / side) * side

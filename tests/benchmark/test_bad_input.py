@@ -57,6 +57,18 @@ def test_what_cannot_be_run_is_said_at_once(
     assert not list(Store(out).results())
 
 
+def test_shifts_that_do_nothing_at_this_size_are_said_once(rdbench: Command, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "defaults: {categories: [twill], image_size: 64, shifts: [blur:3, motion:2, lighting:3]}\n"
+        "runs: [{methods: [deterministic]}, {methods: [tta]}, {methods: [tta], image_size: 256}]\n"
+    )
+    done = rdbench("sweep", sweep, "--dry-run", "--out", tmp_path / "runs")
+    assert done.code == 0, done.err
+    said = "Caution: blur:3, motion:2 leave images of 64 x 64 pixels as they are"
+    assert done.error().count("Caution") == done.error().count(said) == 1
+
+
 def test_weights_that_do_not_fit_are_named(rdbench: Command, root: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     done = rdbench(

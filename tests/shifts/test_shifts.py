@@ -21,7 +21,18 @@ from torch import Tensor
 from rdbench.datasets import load_category
 from rdbench.datasets.decode import decode_batches
 from rdbench.errors import InputError
-from rdbench.shifts import GROUPS, KINDS, STANDS_FOR, Condition, apply_shift, apply_to_mask, kinds_of, parse_shift
+from rdbench.shifts import (
+    GROUPS,
+    KINDS,
+    SEVERITIES,
+    STANDS_FOR,
+    Condition,
+    apply_shift,
+    apply_to_mask,
+    kinds_of,
+    leaves_alone,
+    parse_shift,
+)
 from rdbench.shifts.draws import Draws
 from rdbench.shifts.preview import contact_sheet
 from tests.datasets import trees
@@ -398,6 +409,35 @@ def test_severities_grow_on_the_datasets(dataset: str, name: str) -> None:
     images = torch.from_numpy(decoded).permute(0, 3, 1, 2).float() / 255
     failed = [kind for kind in KINDS if not errors_grow(images, kind, [image.key for image in chosen])]
     assert not failed
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (64, 97), (96, 96), (128, 129), (160, 160), (192, 200)])
+def test_what_leaves_images_alone_is_known_beforehand(size: tuple[int, int]) -> None:
+    images = drawn(*size, count=1)
+    for kind in ("defocus", "blur", "motion", "resolution"):
+        for severity in SEVERITIES:
+            condition = Condition(kind, severity)
+            alike = torch.equal(apply_shift(images, condition, 0, KEYS[:1]), images)
+            assert leaves_alone(condition, size) == alike, condition
+
+
+def test_all_other_kinds_change_images() -> None:
+    images = drawn(64, 64)
+    for kind in set(KINDS) - {"defocus", "motion", "resolution"}:
+        condition = Condition(kind, 1)
+        assert not leaves_alone(condition, (64, 64))
+        assert not torch.equal(apply_shift(images, condition, 0, KEYS), images), kind
+
+
+def test_the_page_names_the_severities_that_do_nothing() -> None:
+    page = (Path(__file__).parents[2] / "docs/shifts.md").read_text()
+    for text, sides in {"32": [32], "64": [64], "96": [96], "128, 160": [128, 160], "192 and more": [192, 256]}.items():
+        for side in sides:
+            idle = [
+                [str(s) for s in SEVERITIES if leaves_alone(Condition(kind, s), (side, side))]
+                for kind in ("defocus", "motion", "resolution")
+            ]
+            assert f"  | {' | '.join([text, *(', '.join(each) or 'none' for each in idle)])} |" in page
 
 
 def test_the_page_and_the_sheet_have_room_for_every_level() -> None:
