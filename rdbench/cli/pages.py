@@ -19,7 +19,9 @@ Pictures = Annotated[bool, typer.Option("--gallery/--no-gallery", help="Show the
 
 
 def leaderboard(
-    runs: Annotated[Path, typer.Option(help="A directory that `rdbench run` wrote.")] = Path("runs"),
+    runs: Annotated[
+        Path | None, typer.Option(help="A directory that `rdbench run` wrote; else runs, if it is there.")
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Published entries; else those of this installation.")] = None,
     out: Site = Path("site"),
     gallery: Pictures = True,
@@ -28,7 +30,10 @@ def leaderboard(
     from rdbench.benchmark.store import open_store
     from rdbench.report.entries import published, stored
 
-    own = stored(open_store(runs, create=False)) if runs.is_dir() else []
+    directory = runs or Path("runs")
+    own = stored(open_store(directory, create=False)) if runs or directory.is_dir() else []
+    if runs and not own:
+        raise InputError(f"no finished cell in {runs}")
     _write([*own, *published(results)], out, gallery)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from os.path import exists, isdir  # pathlib's raise where a folder may not be entered
 from pathlib import Path
@@ -72,9 +73,8 @@ def load_category(
 
     home, scan = scan_category(dataset, category, root)
     if scan.faults:
-        more = (
-            f" ({len(scan.faults)} faults in all: `rdbench datasets verify {dataset}`)" if len(scan.faults) > 1 else ""
-        )
+        all_of_them = f"rdbench datasets verify {dataset} --root {shlex.quote(str(home))}"
+        more = f" ({len(scan.faults)} faults in all: `{all_of_them}`)" if len(scan.faults) > 1 else ""
         raise InputError(scan.faults[0].message + more)
     train, calibration, source = _calibration(scan, seed)
     test = scan.splits["test"]

@@ -117,7 +117,12 @@ def _paired(scan: Scan, images: dict[str, Path], folder: str) -> dict[str, Path]
         candidates = [masks.pop(name) for name in (f"{stem}_mask", stem) if name in masks]
         if not candidates:
             wanted = scan.folder / folder / f"{stem}_mask.png"
-            scan.fault("missing", wanted, f"mask {wanted} of image {image} is missing; restore it")
+            scan.fault(
+                "missing",
+                wanted,
+                f"mask {wanted} of image {image} is missing; restore it, or draw it: of the image's size, white where "
+                "the defect is, else black",
+            )
         elif len(candidates) == 2:
             scan.fault("duplicate", candidates[1], f"{image} has two masks, {candidates[0]} and {candidates[1].name}")
         else:

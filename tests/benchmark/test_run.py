@@ -218,7 +218,9 @@ def test_the_page_is_written(rdbench: Command, runs: Path, tmp_path: Path) -> No
     assert "deep_ensemble" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_entries_are_made_and_checked(rdbench: Command, runs: Path, tmp_path: Path) -> None:
+def test_entries_are_made_and_checked(
+    rdbench: Command, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert rdbench("submit", runs, "--out", tmp_path).code == 0
     entries = sorted((tmp_path / "mvtec_ad2").glob("*.json"))
     assert [entry.stem for entry in entries] == sorted(METHODS.split(","))
@@ -227,7 +229,17 @@ def test_entries_are_made_and_checked(rdbench: Command, runs: Path, tmp_path: Pa
     entry["cells"][0]["image"]["clean"]["image_auroc"]["value"] += 0.01
     entries[0].write_text(json.dumps(entry))
     assert rdbench("validate", *entries).code == 1
-    assert rdbench("leaderboard", "--results", tmp_path, "--runs", tmp_path / "none", "--out", tmp_path / "s").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert rdbench("leaderboard", "--results", tmp_path, "--out", tmp_path / "s").code == 0
+
+
+def test_a_page_of_no_run_is_not_written(rdbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nope"):
+        done = rdbench("leaderboard", "--runs", tmp_path / name, "--out", tmp_path / "site")
+        assert done.code == 2
+        assert str(tmp_path / name) in done.error()
+    assert not (tmp_path / "site").exists()
 
 
 def test_single_images_get_a_decision_and_a_figure(rdbench: Command, root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from PIL import Image
 
 from rdbench.datasets import DATASETS, list_categories, load_category
 from rdbench.errors import InputError
+from tests.command import Command
 from tests.datasets import trees
 
 
@@ -100,6 +103,18 @@ def test_a_folder_of_any_shape(tmp_path: Path) -> None:
     assert list_categories("folder", tmp_path) == ["mine", "yours"]
     assert load_category("folder", "mine", tmp_path, seed=0).custom
     assert load_category("folder", "yours", tmp_path, seed=0).calibration_source == "validation/good"
+
+
+def test_images_of_your_own_without_masks_are_told_how_to_make_them_and_how_to_see_all(
+    rdbench: Command, tmp_path: Path
+) -> None:
+    root = tmp_path / "my images"
+    shutil.rmtree(trees.mvtec_ad(root, "mine") / "ground_truth")
+    with pytest.raises(InputError, match="white where the defect is") as caught:
+        load_category("folder", "mine", root, seed=0)
+    [said] = re.findall(r"3 faults in all: `rdbench (.*)`", str(caught.value))
+    done = rdbench(*shlex.split(said))
+    assert (done.code, done.out.count("is missing")) == (1, 3)
 
 
 def test_the_root_may_hold_the_dataset_and_come_from_the_environment(
