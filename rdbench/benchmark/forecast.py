@@ -1,4 +1,4 @@
-"""What a plan comes to, in words: cells, what they share, what is there, and the hours it will take."""
+"""What a plan comes to, in words: cells, what they share, what is there, and about how long it will take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rdbench.benchmark.engines.task import Part
 from rdbench.benchmark.planning import Plan
 from rdbench.benchmark.results import CellResult, CellSpec, slug
 from rdbench.benchmark.store import RESULT, read_result
-from rdbench.words import count
+from rdbench.words import count, duration
 
 CELLS_READ = 5
 """How many finished cells of a method on a data set tell what it costs."""
@@ -43,7 +43,11 @@ def _fits(part: Part) -> Iterator[tuple[object, ...]]:
 
 
 def _expected(plan: Plan, workers: int) -> str:
-    """Hours from what finished cells of the same method have cost; students that cells share are counted in each."""
+    """The time that fitting and predicting take, from what finished cells of the same method have cost.
+
+    Neither a bound nor the whole: students that cells share are counted in each, decoding, shifts, evaluation and
+    what is measured about methods are not counted.
+    """
     costs: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)
     names = {(slug(spec.dataset), slug(spec.method)) for task in plan.tasks for spec in task.specs}
     for dataset, method in sorted(names):
@@ -62,10 +66,14 @@ def _expected(plan: Plan, workers: int) -> str:
         else:
             unknown += 1
     if unknown == plan.waiting:
-        return "expected hours: not known yet, no cell like these is finished here"
+        return "time: not known yet, no cell like these is finished here"
     rest = f", and {count(unknown, 'cell')} of which none alike is finished" if unknown else ""
-    each = f", {seconds / 3600 / workers:.3g} h with {workers} workers" if workers > 1 else ""
-    return f"expected: at most {seconds / 3600:.3g} h of one worker{each}{rest}"
+    busy = min(workers, len(plan.tasks))
+    each = f" ({duration(seconds / busy)} with {busy} workers)" if busy > 1 else ""
+    return (
+        f"time: fitting and predicting alone take about {duration(seconds)}{each}, from measured costs; decoding, "
+        f"shifts and evaluation come on top{rest}"
+    )
 
 
 def _alike(spec: CellSpec) -> tuple[object, ...]:

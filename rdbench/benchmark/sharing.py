@@ -43,7 +43,8 @@ class Sharing:
 
     def __str__(self) -> str:
         return (
-            f"teacher: {self.images:,} images in {self.passes[SHARED]:,} passes; beside them "
-            f"{self.passes[VIEWS]:,} views that methods asked for, {self.passes[MEASURING]:,} to measure methods alone "
-            f"and for pictures. Trainings: {self.trained}; cell by cell {self.alone}"
+            f"shared: {self.images:,} images in {self.passes[SHARED]:,} passes through the teacher, for all methods "
+            f"together; further passes: {self.passes[VIEWS]:,} for images that methods changed, "
+            f"{self.passes[MEASURING]:,} for timing, checks and pictures; networks trained: {self.trained}, "
+            f"where cells run one by one train {self.alone} (docs/performance.md)"
         )

@@ -135,8 +135,9 @@ def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_netwo
     assert len(set(weights)) == len(weights) == sharing.trained
     assert sharing.alone == sum(ALONE[name] for name in find_methods())
     assert sharing.trained == sharing.alone - len(ON_DETERMINISTIC) + 1
-    assert f"teacher: 44 images in 44 passes; beside them {views * asked} views" in done.error()
-    assert f"Trainings: {sharing.trained}; cell by cell {sharing.alone}" in done.error()
+    assert "shared: 44 images in 44 passes through the teacher, for all methods together" in done.error()
+    assert f"further passes: {views * asked} for images that methods changed" in done.error()
+    assert f"networks trained: {sharing.trained}, where cells run one by one train {sharing.alone}" in done.error()
 
 
 def test_a_group_that_fails_is_said_though_its_cells_are_there_without_their_models(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -300,4 +301,10 @@ def test_shards_run_apart_and_merged_equal_one_run(rdbench: Command, tmp_path: P
     assert "4 cells: 4 there already, 0 to run in 0 groups" in again.out
     more = sweep.with_name("more.yaml")
     more.write_text(sweep.read_text().replace("[0, 1]", "[0, 1, 2]"))
-    assert "expected: at most" in rdbench("sweep", more, "--out", tmp_path / "merged", "--dry-run").out
+    dry = rdbench("sweep", more, "--out", tmp_path / "merged", "--dry-run", "--workers", 9)
+    assert re.search(r"time: fitting and predicting alone take about [\d.]+ s, from measured costs", dry.out)
+    assert "decoding, shifts and evaluation come on top" in dry.out
+    assert "workers" not in dry.out, "one group has nothing for a second worker"
+    more.write_text(sweep.read_text().replace("[0, 1]", "[0, 1, 2, 3]"))
+    dry = rdbench("sweep", more, "--out", tmp_path / "merged", "--dry-run", "--workers", 9)
+    assert re.search(r"take about [\d.]+ s \([\d.]+ s with 2 workers\)", dry.out)
