@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -56,6 +60,15 @@ class Stopwatch:
     def _synchronise(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def memory_held(device: torch.device) -> int:
+    """Bytes that this process holds: of the host's memory and of the device's."""
+    if sys.platform == "linux":
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    else:  # the most it has ever held: KiB, on macOS bytes
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return held + (torch.cuda.memory_allocated(device) if device.type == "cuda" else 0)
 
 
 def count_flop(predict: Callable[[], object]) -> int:

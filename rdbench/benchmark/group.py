@@ -303,9 +303,9 @@ class _Group:
 
 
 def _made_with(provenance: Provenance) -> str:
-    """What another device, version or number of threads has fitted is not gone on with: its bits would differ."""
-    packages = provenance.packages
-    return slug(f"{provenance.threads} threads {provenance.device} {packages['torch']} {provenance.rdbench}")
+    """What another device, version, commit or number of threads has fitted is not gone on with: its bits may differ."""
+    versions = f"{provenance.packages['torch']} {provenance.rdbench} {provenance.git_commit[:10]}"
+    return slug(f"{provenance.threads} threads {provenance.device} {versions}")
 
 
 def _at_size(mask: MaskArray, size: tuple[int, int] | None) -> MaskArray:

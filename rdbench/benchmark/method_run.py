@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,11 @@ from rdbench.metrics.localization import PixelMoments
 from rdbench.protocol import Method, Prediction
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod
+
+WARM_UP = 2
+"""Calls of `predict` after which a process has grown to what one needs."""
+MOST_KEPT = 0.25
+"""Share of the machine's memory that a method may keep from batch to batch."""
 
 
 @dataclass
@@ -43,6 +49,8 @@ class MethodRun:
     """Images per second by batch size, teacher included."""
     working_bytes: int = 0
     """On a GPU, the most that predicting a clean batch took beyond what was there before."""
+    held: list[int] = field(default_factory=list)
+    """Bytes by which the process grew in each call of `predict`."""
     failure: Exception | None = None
     calibration: Said = field(default_factory=lambda: Said.empty(0, 0))
     said: Said = field(default_factory=lambda: Said.empty(0, 0))
@@ -55,6 +63,19 @@ class MethodRun:
                 yield
         except Exception as error:
             self.failure = error
+
+    def check_memory(self, grown: int) -> None:
+        """Give the method up once it keeps too much from batch to batch, before that costs others their cells.
+
+        Its first calls do not count: they bring the process to what a prediction needs. Raises BrokenMethod.
+        """
+        self.held.append(grown)
+        if (kept := sum(self.held[WARM_UP:])) > MOST_KEPT * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            vars(self.method).clear()
+            raise BrokenMethod(
+                f"predict keeps memory: {kept / 2**20:,.0f} MB more after {len(self.held)} batches, which is more than "
+                f"{MOST_KEPT:.0%} of the machine's; it must keep nothing of what it predicts"
+            )
 
     def parameters(self) -> int:
         """Parameters of every network the method holds, each counted once, the teacher's left out."""

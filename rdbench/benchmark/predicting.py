@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, seconds_per_call
+from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, memory_held, seconds_per_call
 from rdbench.benchmark.fitting import seed_everything
 from rdbench.benchmark.guard import Untouched, UntouchedNetwork, guarded_call
 from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
@@ -241,6 +241,7 @@ def _predict(run: MethodRun, handed: _Handed, device: torch.device, seed: int, m
         before = torch.cuda.memory_allocated(device)
     # Aliases: what a method makes of their shapes and types is its own affair.
     batch = Batch(handed.images.detach(), lambda: tuple(scale.detach() for scale in handed.features))
+    held = memory_held(device)
     with (
         handed.teacher,
         handed.tensors,
@@ -249,6 +250,7 @@ def _predict(run: MethodRun, handed: _Handed, device: torch.device, seed: int, m
         count_passes() as passes,
     ):
         prediction = run.method.predict(batch)
+    run.check_memory(memory_held(device) - held)
     check_prediction(prediction, len(handed), handed.images.shape[-2:], handed.images.device)
     if measure:
         run.batch_seconds.append((len(handed), watch.seconds))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import rdbench.benchmark.method_run as method_run
 from rdbench.benchmark.store import Store, read_predictions
 from tests.command import QUICK, Command, start
 from tests.datasets import trees
@@ -232,6 +236,25 @@ def test_a_strange_method_costs_its_own_cell_alone(
     [(directory, result)] = Store(tmp_path / "runs").results()
     assert result.spec.method == "deterministic"
     assert read_predictions(directory, result).scores.tobytes() == undisturbed
+
+
+def test_a_method_that_keeps_all_it_sees_is_given_up_before_memory_is_full(
+    rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets go of what it kept, and the cell beside it is not touched."""
+    monkeypatch.setattr(method_run, "MOST_KEPT", 500 * 2**20 / os.sysconf("SC_PHYS_PAGES") / os.sysconf("SC_PAGE_SIZE"))
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    keep = "self.kept = [*getattr(self, 'kept', ()), torch.ones(50 * 2**18)]"  # 50 MB
+    (methods / "strange.py").write_text(METHOD.format(fit="pass", predict=keep))
+    done = rdbench(
+        "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
+        "--out", tmp_path / "runs", "--shift", "exposure", "--batch-size", "2", *QUICK,
+    )  # fmt: skip
+    assert done.code == 1
+    assert re.search(r"predict keeps memory: 5\d\d MB more after 1[2-4] batches", done.error())
+    assert {result.spec.method for _, result in Store(tmp_path / "runs").results()} == {"deterministic"}
+    assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "Strange" and vars(thing)]
 
 
 def test_what_a_file_sets_when_a_worker_imports_it_is_put_back(
