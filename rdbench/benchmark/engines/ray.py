@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import tarfile
 import time
 from collections import deque
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 TRIES = 5
 """How many nodes may die under a task before it is given up."""
+START = "start one with `ray start --head`"
 AHEAD = 2
 """How many tasks are handed over per task that the cluster can run at once, so that no node waits for the driver."""
 
@@ -45,6 +47,17 @@ class _Flight:
     lock: ExitStack
     """Holds the group: no other run works on it meanwhile."""
     tries: int = 1
+
+
+def _knock(address: str | None) -> None:
+    """Raise InputError at once if nothing answers at HOST:PORT, for which Ray itself waits minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address} ({error}); {START}") from None
 
 
 class RayCluster:
@@ -74,11 +87,12 @@ class RayCluster:
             import ray
         except ImportError:
             raise InputError("--engine ray needs Ray, which is not installed: pip install 'rdbench[ray]'") from None
+        _knock(self._address)
         try:
             ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(f"no Ray cluster at {self._address}: {reason}; start one with `ray start`") from None
+            raise InputError(f"no Ray cluster at {self._address}: {reason}; {START}") from None
         if self._gpus is None:
             has_gpus = self._device == "auto" and ray.cluster_resources().get("GPU", 0) > 0
             self._gpus = 1.0 if has_gpus or self._device.startswith("cuda") else 0.0
