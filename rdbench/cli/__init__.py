@@ -144,7 +144,8 @@ def results(
     runs: Runs = Path("runs"),
     format: Annotated[str, typer.Option("--format", "-f", help="table, csv, json or markdown.")] = "table",
     condition: Annotated[
-        list[str] | None, typer.Option(help="For markdown: as in the results, or all; repeatable; clean if not given.")
+        list[str] | None,
+        typer.Option(help="Of a table: as in the results, or all; repeatable. Else every one, for markdown clean."),
     ] = None,
 ) -> None:
     """Print stored results: a summary table, every figure as tidy rows, or tables that say what beats the margin."""
@@ -154,6 +155,10 @@ def results(
 
     if format not in ("table", "csv", "json", "markdown"):
         raise InputError(f"--format {format}: table, csv, json or markdown is wanted")
+    if condition and format in ("csv", "json"):
+        raise InputError(
+            f"--condition with --format {format}: it is for tables; {format} has every condition in a column"
+        )
     store = open_store(runs, create=False)
     found = [result for _, result in store.results()]
     if not found:
@@ -165,7 +170,7 @@ def results(
         sys.stdout.write(markdown(stored(store), condition or ()))
         return
     if format == "table":
-        stdout.print(summary_table(found))
+        stdout.print(summary_table(found, conditions=condition or ()))
     else:
         rows = tidy(found)
         sys.stdout.write(as_csv(rows) if format == "csv" else as_json(rows))

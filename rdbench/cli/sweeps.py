@@ -94,7 +94,7 @@ def run_lines(
         say("interrupted: what is finished is kept, the same command goes on from here", error=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if outcome.finished or outcome.failures:
-        stdout.print(summary_table(outcome.results, outcome.failures))
+        stdout.print(summary_table(outcome.results, outcome.failures, brief=True))
         fresh = len(outcome.finished) - outcome.reused
         say(f"{count(fresh, 'cell')} run, {outcome.reused} there already; results in {out}")
     for message in outcome.bad_input:
@@ -154,9 +154,11 @@ def status(runs: Runs = Path("runs")) -> None:
     from rdbench.benchmark.status import read_status
 
     found = read_status(runs)
-    table = Table("dataset", "finished", "failed", box=None, header_style="bold", pad_edge=False)
-    for dataset in sorted({*found.finished, *found.failed}):
-        table.add_row(escape(dataset), str(found.finished[dataset]), str(found.failed[dataset]))
-    stdout.print(table)
+    kinds = {"finished": found.finished, "failed": found.failed, "damaged": found.damaged}
+    table = Table("dataset", *kinds, box=None, header_style="bold", pad_edge=False)
+    for dataset in sorted(set().union(*kinds.values())):
+        table.add_row(escape(dataset), *(str(cells[dataset]) for cells in kinds.values()))
+    if table.rows:
+        stdout.print(table)
     for line in found.lines():
         say(line)

@@ -8,13 +8,12 @@ import numpy as np
 
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import title, written, written_interval
-from rdbench.report.derived import REFERENCE
 from rdbench.report.entries import Source
 from rdbench.report.margin import Saved, saved_over_margin
 from rdbench.report.means import Mean
 from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import pick_conditions
-from rdbench.report.tables import WITH_MARGIN, ranking_title
+from rdbench.report.tables import NOT_THE_SAME, WITH_MARGIN
 
 COLUMNS = (
     "image_auroc", "failures", "augrc", "aurc", "failure_auroc", "errors_caught_10", "ece", "false_alarm_gap",
@@ -43,13 +42,14 @@ def markdown(sources: Sequence[Source], conditions: Sequence[str] = ()) -> str:
 def _table(ranking: Ranking, k: int) -> str:
     mean, condition = ranking.mean(), ranking.conditions[k]
     columns = [name for name in COLUMNS if name in ranking.metrics]
-    methods = [m for m in range(len(ranking.methods)) if mean.defined[m, k].any()]
+    methods = ranking.rows(k)
+    named = {m: f"`{ranking.methods[m]}`" + (f" ({s})" if (s := ranking.share(m, k)) else "") for m in methods}
     saved = {m: saved_over_margin(ranking, m, condition) for m in methods}
     head = [title(name) + (" (margin)" if name in (*WITH_MARGIN, "errors_caught_10") else "") for name in columns]
     at = columns.index("augrc") + 1
     head.insert(at, SAVED)
     lines = [
-        f"**{ranking_title(ranking)} \N{MIDDLE DOT} {condition}**",
+        f"**{ranking.title} \N{MIDDLE DOT} {condition}**",
         "",
         f"| Method | {' | '.join(head)} |",
         "|---" * (len(head) + 1) + "|",
@@ -57,18 +57,19 @@ def _table(ranking: Ranking, k: int) -> str:
     for m in methods:
         cells = [_figure(ranking, mean, m, k, name) for name in columns]
         cells.insert(at, _saved(saved[m]))
-        lines.append(f"| `{ranking.methods[m]}` | {' | '.join(cells)} |")
-    reference = ranking.methods.index(REFERENCE) if REFERENCE in ranking.methods else methods[0]
+        lines.append(f"| {named[m]} | {' | '.join(cells)} |")
+    reference = ranking.reference(k)
     for control in CONTROLS:
         cells = [_control(ranking, mean, reference, k, name, control) for name in columns]
         cells.insert(at, "")
         lines.append(f"| {'chance' if control == 'random' else control} | {' | '.join(cells)} |")
     caveat = [f"{ranking.unattained}.", ""] if ranking.unattained else []
-    lines += ["", *caveat, *_verdicts(ranking, saved), ""]
+    caveat += [NOT_THE_SAME, ""] if any(ranking.share(m, k) for m in methods) else []
+    lines += ["", *caveat, *_verdicts(named, saved), ""]
     return "\n".join(lines)
 
 
-def _verdicts(ranking: Ranking, saved: dict[int, Saved]) -> list[str]:
+def _verdicts(named: dict[int, str], saved: dict[int, Saved]) -> list[str]:
     words = {
         "better": "Better than the margin (the interval lies above 0)",
         "as good": "The same as the margin",
@@ -78,7 +79,7 @@ def _verdicts(ranking: Ranking, saved: dict[int, Saved]) -> list[str]:
     }
     lines = []
     for verdict, said in words.items():
-        names = [f"`{ranking.methods[m]}`" for m, found in saved.items() if found.verdict == verdict]
+        names = [named[m] for m, found in saved.items() if found.verdict == verdict]
         lines.append(f"- {said}: {', '.join(names) or 'none'}.")
     return lines
 

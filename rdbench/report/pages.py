@@ -93,7 +93,7 @@ def facts(board: Board) -> list[str]:
         f"teacher {ranking.spec.backbone} ({ranking.spec.weights})",
         _pixels(board),
         count(len(ranking.methods), "method"),
-        count(len(ranking.categories), "category"),
+        ranking.extent,
         count(len(ranking.seeds), "seed"),
         f"threshold at {100 * ranking.alpha:g} % false alarms, from normal images",
         f"protocol {ranking.spec.protocol}",

@@ -23,7 +23,6 @@ from rdbench.report.entries import Source
 from rdbench.report.means import FloatArray
 from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
 from rdbench.report.reread import pick_conditions, pick_methods
-from rdbench.report.tables import ranking_title
 
 METRICS = (
     "image_auroc", "aupro_30", "fpr", "fnr", "augrc", "aurc", "failure_auroc", "errors_caught_10", "ece",
@@ -175,7 +174,7 @@ def _sign(metric: str) -> float:
 
 def _cells(rankings: Sequence[Ranking], method: str) -> dict[Unit, tuple[int, tuple[int, int, int]]]:
     """Where the method's cells are: index of the ranking and place in it, by unit."""
-    titles = [ranking_title(ranking) for ranking in rankings]
+    titles = [ranking.title for ranking in rankings]
     kinds = [name if titles.count(name) == 1 else f"{name} ({r + 1})" for r, name in enumerate(titles)]
     return {
         (kinds[r], ranking.categories[place[1]], ranking.seeds[place[2]]): (r, place)
@@ -245,13 +244,16 @@ def median_interval(values: FloatArray) -> tuple[float, float]:
 
 def _table(comparisons: Sequence[Comparison]) -> Table:
     first = comparisons[0]
+    interval = "and its 95 % interval"
+    if any(math.isnan(c.low) for c in comparisons):
+        interval += f", which takes {LEAST} pairs and is not there with fewer"
     table = Table(
         title=escape(f"{first.reference} against {', '.join(dict.fromkeys(c.other for c in comparisons))} · "
                      f"{first.condition}"),
         title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False,
         caption=escape(
-            f"Over pairs (dataset, category, seed). Advantage: median of the differences, above 0 where "
-            f"{first.reference} is better, and its 95 % interval. Effect: matched-pairs rank-biserial correlation. "
+            f"The first two columns: means over pairs (dataset, category, seed). Advantage: median of the differences, "
+            f"above 0 where {first.reference} is better, {interval}. Effect: matched-pairs rank-biserial correlation. "
             f"p: Wilcoxon's signed rank, Holm's correction over the methods compared, not over metrics. Seeds of one "
             f"category share its test images: p is about these images, not about others."
         ),

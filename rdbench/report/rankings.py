@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +15,8 @@ from rdbench.report.columns import DERIVED, bounded, describe, signed
 from rdbench.report.derived import REFERENCE, Place, derive, derive_ratios, is_measured
 from rdbench.report.entries import Source
 from rdbench.report.means import FloatArray, Mean, mean_interval, nan_mean
-from rdbench.report.variants import method_labels
+from rdbench.report.variants import category_labels, method_labels
+from rdbench.words import count
 
 USUAL_ALPHA = 0.10
 """False-alarm level of the threshold unless a run or an evaluation says otherwise."""
@@ -53,6 +55,31 @@ class Ranking:
     """What its title says of the threshold's alpha: nothing where all rankings have the usual one."""
     pooled: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Conditions that are means over others, see `with_mean_shifts`."""
+
+    @property
+    def title(self) -> str:
+        """What its results have in common, in one line."""
+        spec = self.spec
+        height, width = spec.image_size
+        words = [
+            spec.dataset + (" (custom data)" if self.custom else ""),
+            spec.backbone if spec.weights == spec.backbone else f"{spec.backbone}, weights {spec.weights}",
+            f"{width} x {height} px",
+            self.extent,
+            count(len(self.seeds), "seed"),
+            *([self.level] if self.level else []),
+        ]
+        return " \N{MIDDLE DOT} ".join(words)
+
+    @cached_property
+    def extent(self) -> str:
+        """How many categories there are, and of which there are several versions."""
+        names = {self.categories[c]: source.result.spec.category for (_, c, _), source in self.cells.items()}
+        versions = Counter(names.values())
+        several = [f"{name} ({n} versions of its images)" for name, n in sorted(versions.items()) if n > 1]
+        if len(versions) == 1 and several:
+            return several[0]
+        return ", with ".join([count(len(versions), "category"), *([", ".join(several)] if several else [])])
 
     @property
     def alpha(self) -> float:
@@ -104,6 +131,27 @@ class Ranking:
                 some = len(seeds) < len(self.seeds)
                 words.append(f"{len(seeds)} of {len(self.seeds)} seeds" if some else "")
         return tuple(words)
+
+    @cached_property
+    def _measured(self) -> NDArray[np.bool_]:
+        return is_measured(self.value)
+
+    def share(self, method: int, condition: int) -> str:
+        """Of the cells under a condition those that the method has, in words; nothing where it has all."""
+        measured = self._measured[..., condition]
+        own, every = int(measured[method].sum()), int(measured.any(axis=0).sum())
+        return f"{own} of {count(every, 'cell')}" if own < every else ""
+
+    def rows(self, condition: int) -> list[int]:
+        """The methods that have cells under a condition, those that have all of them first."""
+        there = np.flatnonzero(self._measured[..., condition].any(axis=(1, 2))).tolist()
+        return sorted(there, key=lambda method: bool(self.share(method, condition)))
+
+    def reference(self, condition: int) -> int:
+        """The method whose predictions the controls are about: `deterministic` if it has all cells, else the first."""
+        rows = self.rows(condition)
+        wanted = [m for m in rows if self.methods[m] == REFERENCE and not self.share(m, condition)]
+        return (wanted or rows)[0]
 
     @cached_property
     def _places(self) -> list[list[tuple[int, int, int]]]:
@@ -255,19 +303,6 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
                 notes.setdefault((m, c, s, index, f), note)
     conditions = (*ranking.conditions, *groups)
     return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
-
-
-def category_labels(cells: Sequence[CellResult]) -> list[str]:
-    """One name per cell; where cells of one category saw different images, each says which."""
-    seen: dict[str, set[str]] = {}
-    for cell in cells:
-        seen.setdefault(cell.spec.category, set()).add(cell.spec.fingerprint)
-    return [
-        cell.spec.category
-        if len(seen[cell.spec.category]) == 1
-        else f"{cell.spec.category} (images {cell.spec.fingerprint[:8]})"
-        for cell in cells
-    ]
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -20,7 +20,6 @@ from rdbench.metrics.cell import cell_metrics, check_sample
 from rdbench.report.entries import Source
 from rdbench.report.means import FloatArray
 from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
-from rdbench.report.tables import ranking_title
 
 Version = tuple[str, Mapping[str, View], float]
 """Name, views by condition, threshold."""
@@ -73,7 +72,7 @@ def reread(
         for heading, rows in read(ranking, [m for m, reason in why.items() if not reason], under):
             if rows:
                 table = pd.DataFrame([place_columns(ranking) | row for row in rows], columns=list(columns))
-                tables.append((f"{ranking_title(ranking)} \N{MIDDLE DOT} {heading}", table))
+                tables.append((f"{ranking.title} \N{MIDDLE DOT} {heading}", table))
     every = pd.concat([table for _, table in tables]) if tables else pd.DataFrame(columns=list(columns))
     return Reread(every, tuple(tables), [f"left out: {name}, {why}" for name, why in left_out.items()], draw)
 

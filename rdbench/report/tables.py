@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rdbench.benchmark.results import CellFailure, CellResult
+from rdbench.benchmark.results import CLEAN, CellFailure, CellResult
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import UNDEFINED, describe, title, written, written_interval
-from rdbench.report.derived import REFERENCE
 from rdbench.report.means import Mean
-from rdbench.report.rankings import Ranking, make_rankings
+from rdbench.report.rankings import ALL_SHIFTS, Ranking, make_rankings, with_mean_shifts
+from rdbench.report.reread import pick_conditions
 from rdbench.words import count
 
 COLUMNS = (
@@ -26,10 +26,10 @@ COLUMNS = (
     "false_alarm_gap", "train_seconds", "inference_ms",
 )  # fmt: skip
 FIRST = (
-    "image_auroc", "failures", "augrc", "aupro_30", "inference_ms", "train_seconds", "failure_auroc", "fpr", "fnr",
-    "pixel_auroc", "ece", "false_alarm_gap", "aurc",
+    ("image_auroc",), ("failures",), ("augrc",), ("aupro_30",), ("inference_ms",), ("train_seconds",),
+    ("failure_auroc",), ("fpr", "fnr"), ("pixel_auroc",), ("ece",), ("false_alarm_gap",), ("aurc",),
 )  # fmt: skip
-"""Which columns are kept when the terminal is narrow."""
+"""Which columns are kept when the terminal is narrow; those that say little apart go together."""
 WITH_MARGIN = ("augrc", "aurc", "failure_auroc")
 """Figures written beside what the free control, the threshold margin, reaches on the same predictions."""
 GLOSSES = {
@@ -42,85 +42,97 @@ GLOSSES = {
 }
 """What a column says, for those whose title does not."""
 REASON_WIDTH = 14
+MANY = 3
+"""With more conditions than these, a run ends with two of them."""
+NOT_THE_SAME = (
+    "x of y cells: not on the same cells as the others, which may be harder or easier; such a method stands last, and "
+    "its figures are not to be compared with theirs."
+)
+PARTIAL = "*: over the cells that have the figure; `rdbench results --format csv` says why others lack it."
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What `rdbench run` ends with, as wide as the console: what does not fit is left out."""
+    """Rankings, each under conditions by index, as wide as the console: what does not fit is left out."""
 
-    results: Sequence[CellResult]
+    shown: Sequence[tuple[Ranking, Sequence[int]]]
     failures: Sequence[CellFailure]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for ranking in make_rankings(self.results):
-            yield _ranking_table(ranking, options.max_width)
+        for ranking, conditions in self.shown:
+            yield _ranking_table(ranking, conditions, options.max_width)
             yield Text()
         if self.failures:
             yield _failure_table(self.failures)
-        elif not self.results:
+        elif not self.shown:
             yield Text("no results yet")
 
 
-def summary_table(results: Iterable[CellResult], failures: Iterable[CellFailure] = ()) -> Summary:
-    """One table per ranking, one block per condition, one row per method: figures are means over cells."""
-    return Summary(list(results), list(failures))
+def summary_table(
+    results: Iterable[CellResult],
+    failures: Iterable[CellFailure] = (),
+    conditions: Sequence[str] = (),
+    *,
+    brief: bool = False,
+) -> Summary:
+    """One table per ranking, one block per condition, one row per method: figures are means over cells.
+
+    Args:
+        conditions: these alone, see `pick_conditions`; every measured one if none is given.
+        brief: of more than `MANY` conditions show the clean one and the mean over all shifts alone.
+
+    Raises InputError for an unknown condition.
+    """
+    rankings = make_rankings(results)
+    under = pick_conditions(rankings, conditions) if conditions else ()
+    shown = []
+    for ranking in rankings:
+        names = under or ((CLEAN, ALL_SHIFTS) if brief and len(ranking.conditions) > MANY else ranking.conditions)
+        ranking = with_mean_shifts(ranking)
+        shown.append((ranking, [ranking.conditions.index(name) for name in names if name in ranking.conditions]))
+    return Summary([(ranking, chosen) for ranking, chosen in shown if chosen], list(failures))
 
 
-def ranking_title(ranking: Ranking) -> str:
-    """What the results of a ranking have in common, in one line."""
-    spec = ranking.spec
-    height, width = spec.image_size
-    words = [
-        spec.dataset + (" (custom data)" if ranking.custom else ""),
-        spec.backbone if spec.weights == spec.backbone else f"{spec.backbone}, weights {spec.weights}",
-        f"{width} x {height} px",
-        count(len(ranking.categories), "category"),
-        count(len(ranking.seeds), "seed"),
-        *([ranking.level] if ranking.level else []),
-    ]
-    return " · ".join(words)
-
-
-def _ranking_table(ranking: Ranking, width: int) -> Table:
+def _ranking_table(ranking: Ranking, conditions: Sequence[int], width: int) -> Table:
     mean = ranking.mean()
-    methods = {
-        (m, k): method
-        for k in range(len(ranking.conditions))
-        for m, method in enumerate(ranking.methods)
-        if mean.defined[m, k].any()
-    }
-    figures = {
-        name: {place: _figure(ranking, mean, *place, name) for place in methods}
-        for name in FIRST
-        if name in ranking.metrics
-    }
-    label_width = min(30, max(len(name) for name in (*ranking.methods, *ranking.conditions)))
+    reference = ranking.reference(conditions[0])
+    methods = {k: ranking.rows(k) for k in conditions}
+    shares = {(m, k): ranking.share(m, k) for k in conditions for m in methods[k]}
+    there = [name for names in FIRST for name in names if name in ranking.metrics]
+    figures = {name: {place: _figure(ranking, mean, *place, name) for place in shares} for name in there}
+    first_column = (*ranking.methods, *(ranking.conditions[k] for k in conditions), *shares.values())
+    label_width = min(30, max(map(len, first_column)))
     room = width - label_width - 2
     widths: dict[str, int] = {}
-    for name, column in figures.items():
-        lines = [
-            line for text in (_header(name), *(figure.plain for figure in column.values())) for line in text.split("\n")
-        ]
-        if room >= max(map(len, lines)) + 3:
-            widths[name] = max(map(len, lines))
-            room -= widths[name] + 3
+    for names in FIRST:
+        wanted = {name: _width(_header(name), figures[name].values()) for name in names if name in figures}
+        if room >= (needed := sum(wanted.values()) + 3 * len(wanted)):
+            widths |= wanted
+            room -= needed
     columns = [name for name in COLUMNS if name in widths]
-    reference = ranking.methods.index(REFERENCE) if REFERENCE in ranking.methods else 0
-    partial = any("*" in figures[name][place].plain for name in columns for place in methods)
+    notes = [
+        *_notes(ranking, conditions, ranking.methods[reference]),
+        *([NOT_THE_SAME] if any(shares.values()) else []),
+        *([PARTIAL] if any("*" in figures[name][place].plain for name in columns for place in shares) else []),
+        *(f"{title(name)}: {GLOSSES[name]}." for name in columns if name in GLOSSES),
+    ]
+    if left_out := [title(name) for name in COLUMNS if name in figures and name not in widths]:
+        notes.append(f"Left out for width: {', '.join(left_out)}; `rdbench results --format csv` has all.")
     table = Table(
-        title=escape(ranking_title(ranking)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1), pad_edge=False, caption=escape(_caption(columns, ranking, ranking.methods[reference], partial)),
-        caption_justify="left", caption_style="dim",
+        title=escape(ranking.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1), pad_edge=False, caption=escape("\n".join(notes)), caption_justify="left", caption_style="dim",
     )  # fmt: skip
     table.add_column("Method", min_width=label_width, max_width=label_width, overflow="fold")
     for name in columns:
         table.add_column(_header(name), justify="right", min_width=widths[name], no_wrap=True)
-    for k, condition in enumerate(ranking.conditions):
+    for k in conditions:
         if len(ranking.conditions) > 1:
-            table.add_row(Text(condition, style="bold"))
-        for place, method in methods.items():
-            if place[1] == k:
-                table.add_row(Text(method), *(figures[name][place] for name in columns))
+            table.add_row(Text(ranking.conditions[k], style="bold"))
+        for m in methods[k]:
+            label = Text(ranking.methods[m])
+            if shares[m, k]:
+                label.append(f"\n{shares[m, k]}", style="dim")
+            table.add_row(label, *(figures[name][m, k] for name in columns))
         for control in CONTROLS:
             table.add_row(
                 Text("chance" if control == "random" else control, style="dim"),
@@ -130,17 +142,24 @@ def _ranking_table(ranking: Ranking, width: int) -> Table:
     return table
 
 
-def _caption(columns: Sequence[str], ranking: Ranking, reference: str, partial: bool) -> str:
-    """What the figures are, and what each column says."""
-    notes = [
+def _width(header: str, figures: Iterable[Text]) -> int:
+    return max(len(line) for text in (header, *(figure.plain for figure in figures)) for line in text.split("\n"))
+
+
+def _notes(ranking: Ranking, conditions: Sequence[int], reference: str) -> Iterator[str]:
+    """What the figures are, and which conditions are not shown."""
+    yield (
         "Means over cells, below them their 95 % intervals. (margin): the free control, distance to the threshold, on "
         f"the same predictions. Chance, margin and oracle: for the predictions of {reference}."
-    ]
+    )
+    hidden = [name for k, name in enumerate(ranking.conditions) if k not in conditions and k not in ranking.pooled]
+    if hidden:
+        yield (
+            f"{count(len(hidden), 'further condition')}: `rdbench results` shows all, `rdbench results --condition "
+            f"{hidden[0]}` one."
+        )
     if ranking.unattained:
-        notes.append(f"Caution: {ranking.unattained}.")
-    if partial:
-        notes.append("*: over the cells that have the figure; `rdbench results --format csv` says why others lack it.")
-    return "\n".join([*notes, *(f"{title(name)}: {GLOSSES[name]}." for name in columns if name in GLOSSES)])
+        yield f"Caution: {ranking.unattained}."
 
 
 def _header(name: str) -> str:

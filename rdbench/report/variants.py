@@ -1,4 +1,4 @@
-"""What a result's method is called, so that no two things that could give different numbers share a name."""
+"""What a result's method and category are called: no two things that could give different numbers share a name."""
 
 from __future__ import annotations
 
@@ -70,3 +70,16 @@ def _settings(cell: CellResult, shifts: dict[tuple[str, ...], str]) -> dict[str,
 
 def _size(height_width: tuple[int, int]) -> str:
     return f"{height_width[1]}x{height_width[0]}"
+
+
+def category_labels(cells: Sequence[CellResult]) -> list[str]:
+    """One name per cell; where cells of one category saw different images, each says which."""
+    seen: dict[str, set[str]] = {}
+    for cell in cells:
+        seen.setdefault(cell.spec.category, set()).add(cell.spec.fingerprint)
+    return [
+        cell.spec.category
+        if len(seen[cell.spec.category]) == 1
+        else f"{cell.spec.category} (images {cell.spec.fingerprint[:8]})"
+        for cell in cells
+    ]

@@ -206,6 +206,8 @@ def test_results_in_three_formats(rdbench: Command, runs: Path) -> None:
     rows = json.loads(rdbench("results", runs, "-f", "json").out)
     assert len(rows) == len(rows_of(rdbench, runs))
     assert rdbench("results", runs, "-f", "xml").code == 2
+    assert rdbench("results", runs, "--condition", "claen").error().endswith("did you mean clean?")
+    assert rdbench("results", runs, "--condition", "clean", "-f", "csv").code == 2
 
 
 def test_the_page_is_written(rdbench: Command, runs: Path, tmp_path: Path) -> None:

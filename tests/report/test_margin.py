@@ -68,3 +68,14 @@ def test_tables_hold_every_method_and_a_verdict_for_each():
 def test_an_unknown_condition_is_named():
     with pytest.raises(InputError, match="unknown condition 'claen'; did you mean clean"):
         markdown([make_source("tta")], ["claen"])
+
+
+def test_a_method_on_fewer_cells_stands_last_and_says_how_many():
+    cells = [make_source("tta", category) for category in ("grid", "bolt")]
+    text = markdown([*cells, make_source("deterministic", "grid")])
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+    assert rows == ["`tta`", "`deterministic` (1 of 2 cells)"]
+    assert "not on the same cells as the others" in text
+    [verdict] = [line for line in text.splitlines() if line.startswith("- ") and "`deterministic`" in line]
+    assert "`deterministic` (1 of 2 cells)" in verdict
+    assert "same cells" not in markdown(cells)

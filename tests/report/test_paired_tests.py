@@ -117,6 +117,18 @@ def test_ties_and_too_few_pairs_are_said_in_words():
     assert one.verdict == "equal in the only pair"
 
 
+def test_an_advantage_without_an_interval_says_why_and_the_first_columns_what_they_are():
+    def said(pairs):
+        places = PLACES[:pairs]
+        sources = cells("a", numbers(0)[:pairs], places=places) + cells("b", numbers(1)[:pairs], places=places)
+        return " ".join(shown(compare_methods(sources, ["a", "b"], ["augrc"])).split())
+
+    why = "which takes 6 pairs and is not there with fewer"
+    assert why in said(5)
+    assert why not in said(6)
+    assert "The first two columns: means over pairs" in said(6)
+
+
 def test_pairs_that_lack_the_figure_are_left_out_and_counted():
     a, b = numbers(0), [None, None, *numbers(1, 0.1)[2:]]
     found = compare_methods(cells("a", a) + cells("b", b), ["a", "b"], ["augrc"])

@@ -6,12 +6,13 @@ import pytest
 from rich.console import Console
 
 from rdbench.benchmark.results import CellFailure
+from rdbench.errors import InputError
 from rdbench.report.tables import summary_table
 
 
-def shown(results, failures=(), width=120):
+def shown(results, failures=(), width=120, **options):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(summary_table(results, failures))
+    console.print(summary_table(results, failures, **options))
     return console.export_text()
 
 
@@ -91,3 +92,68 @@ def test_a_long_reason_is_broken_not_cut(make_cell):
     text = shown([cell.model_copy(update={"image": {"clean": figures}})])
     assert all(word in text for word in reason.split())
     assert "…" not in text
+
+
+def test_a_method_on_fewer_cells_stands_last_and_says_how_many(make_cell):
+    """It ran the easy category alone, and looks better for it."""
+    cells = [make_cell("tta", category, seed) for category in ("a", "b") for seed in (0, 1)]
+    text = shown([*cells, make_cell("deterministic", "a", figures={"image_auroc": 0.99})])
+    lines = [line.split("  ")[0].strip() for line in text.splitlines()]
+    assert lines.index("tta") < lines.index("deterministic") == lines.index("1 of 4 cells") - 1
+    assert "not on the same cells as the others" in text
+    assert "for the predictions of tta" in " ".join(text.split())
+    assert "same cells as the others" not in shown(cells)
+
+
+def test_versions_of_a_category_are_no_categories(make_cell):
+    versions = [make_cell(fingerprint=letter * 64) for letter in "cd"]
+    assert "grid (2 versions of its images) · 1 seed" in shown(versions, width=160)
+    assert "2 categories, with grid (2 versions of its images)" in shown(
+        [*versions, make_cell(category="bolt")], width=160
+    )
+    assert "2 categories · 1 seed" in shown([*versions[1:], make_cell(category="bolt")])
+
+
+def left_out(text):
+    found = re.search(r"Left out for width: (.*); `rdbench results --format csv` has all", " ".join(text.split()))
+    return found[1].split(", ") if found else []
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160])
+def test_columns_that_do_not_fit_are_named(make_cell, width):
+    text = shown([make_cell()], width=width)
+    missing = left_out(text)
+    head = text.split("deterministic")[0].replace("\n", " ")
+    for column in ("Training", "Pixel", "ECE", "AURC", "FPR", "FNR"):
+        assert (re.search(rf"\b{column}\b", head) is None) == any(name.startswith(column) for name in missing), column
+    assert ("FPR at τ" in missing) == ("FNR at τ" in missing)
+
+
+def test_all_columns_fit_into_a_wide_terminal(make_cell):
+    assert left_out(shown([make_cell()], width=200)) == []
+
+
+CONDITIONS = ("clean", "blur:1", "blur:3", "noise:1")
+
+
+def blocks(text):
+    return [line.strip() for line in text.splitlines() if line.strip() in (*CONDITIONS, "blur:mean", "shifts:mean")]
+
+
+def test_a_run_with_many_conditions_ends_with_clean_and_the_mean_over_shifts(make_cell):
+    def brief(conditions):
+        return shown([make_cell(conditions=conditions)], brief=True)
+
+    assert blocks(brief(CONDITIONS)) == ["clean", "shifts:mean"]
+    said = "3 further conditions: `rdbench results` shows all, `rdbench results --condition blur:1` one"
+    assert said in " ".join(brief(CONDITIONS).split())
+    assert blocks(brief(CONDITIONS[:3])) == ["clean", "blur:1", "blur:3"]
+    assert "further" not in brief(CONDITIONS[:3])
+
+
+def test_conditions_are_picked_by_name(make_cell):
+    cell = make_cell(conditions=CONDITIONS)
+    assert blocks(shown([cell])) == list(CONDITIONS)
+    assert blocks(shown([cell], conditions=["noise:1", "blur:mean"])) == ["noise:1", "blur:mean"]
+    with pytest.raises(InputError, match="did you mean noise:1"):
+        summary_table([cell], conditions=["nose:1"])
