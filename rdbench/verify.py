@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, CellSpec, Predictions
-from rdbench.benchmark.store import read_predictions
+from rdbench.benchmark.store import RESULT, Store, read_predictions, read_result
 from rdbench.errors import InputError
 from rdbench.registry import find_methods
 from rdbench.report.entries import Source
@@ -35,37 +37,62 @@ NUMBERS = (
 """Of predictions: what must be equal, and what may move by `TOLERANCE`."""
 
 
+OUTCOMES = ("reproduced", "differs", "damaged", "not comparable here", "not possible")
+"""Of a cell. Not comparable: run again, with other threads, another device or another torch, which gives other bits."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What became of one cell."""
 
-    spec: CellSpec
+    cell: CellSpec | Path
+    """Its directory, if its result cannot be read."""
     kind: str
     """"recomputed" or "rerun"."""
     outcome: str
-    """"reproduced", "differs" or "not possible"."""
+    """One of `OUTCOMES`."""
     words: str
 
     @property
     def sound(self) -> bool:
         """Whether nothing speaks against the cell."""
-        return self.outcome != "differs"
+        return self.outcome not in ("differs", "damaged")
+
+
+def gather(store: Store) -> tuple[list[Source], list[Verdict]]:
+    """The store's cells, and what is to be said of those whose result cannot be read."""
+    sources, damaged = [], []
+    for directory in store.cells():
+        try:
+            result = read_result(directory / RESULT)
+        except InputError as error:
+            damaged.append(Verdict(directory.relative_to(store.root), "recomputed", "damaged", str(error)))
+        else:
+            sources.append(Source(result, str(directory), partial(read_predictions, directory, result), directory))
+    return sources, damaged
 
 
 def recompute(sources: Sequence[Source], advance: Callable[[], None] = lambda: None) -> Iterator[Verdict]:
     """Every cell's figures from its stored predictions, which must be those that its result has the hash of."""
     for source in sources:
-        spec = source.result.spec
-        if source.predictions is None:
-            yield Verdict(spec, "recomputed", "not possible", "its predictions are not there")
-        else:
-            try:
-                problems = list(check_cell(source.result, source.predictions()))
-            except (InputError, ValueError) as error:
-                problems = [str(error)]
-            words = "; ".join(problems) or "every image figure follows from the stored predictions"
-            yield Verdict(spec, "recomputed", "differs" if problems else "reproduced", words)
+        yield _recomputed(source)
         advance()
+
+
+def _recomputed(source: Source) -> Verdict:
+    spec = source.result.spec
+    if source.predictions is None:
+        return Verdict(spec, "recomputed", "not possible", "its predictions are not there")
+    try:
+        predictions = source.predictions()
+    except InputError as error:
+        return Verdict(spec, "recomputed", "damaged", str(error))
+    try:
+        problems = list(check_cell(source.result, predictions))
+    except ValueError as error:
+        problems = [str(error)]
+    words = "; ".join(problems) or "every image figure follows from the stored predictions"
+    return Verdict(spec, "recomputed", "differs" if problems else "reproduced", words)
 
 
 def rerun(
@@ -86,12 +113,13 @@ def rerun(
     for source in random.Random(seed).sample(list(sources), min(count, len(sources))):
         spec = source.result.spec
         try:
+            if source.predictions is None:
+                raise InputError("its predictions are not there to be compared with")
+            stored = source.predictions()
             settings = _settings(source.result, root, weights, device, methods_dir)
             with tempfile.TemporaryDirectory(prefix="rdbench-verify-") as folder:
                 again = _run(settings(Path(folder) / "runs"), spec, reporter)
-            if source.predictions is None:
-                raise InputError("its predictions are not there to be compared with")
-            yield compare(source.result, source.predictions(), *again)
+            yield compare(source.result, stored, *again)
         except (InputError, ValueError) as error:
             yield Verdict(spec, "rerun", "not possible", str(error))
 
@@ -143,7 +171,10 @@ def _run(settings: RunSettings, spec: CellSpec, reporter: Reporter) -> tuple[Cel
 
 
 def compare(result: CellResult, stored: Predictions, again: CellResult, predictions: Predictions) -> Verdict:
-    """Everything of a cell that was measured on images, but for times, beside what running it again gave."""
+    """Everything of a cell that was measured on images, but for times, beside what running it again gave.
+
+    Numbers that differ speak against the cell where both were made with the same threads, device and torch only.
+    """
     spec = result.spec
     problems = [f"the {name} are others" for name in EXACT if not _equal(stored, predictions, name)]
     for name in NUMBERS:
@@ -157,30 +188,22 @@ def compare(result: CellResult, stored: Predictions, again: CellResult, predicti
         _distance(*(np.asarray(getattr(each, name), np.float64) for each in (stored, predictions))) for name in NUMBERS
     )
     words = f"scores and uncertainties within {worst:.2g} of their standard deviation"
-    if worst > TOLERANCE:
-        return Verdict(spec, "rerun", "differs", words + _made_otherwise(result, again))
-    if moved := [*_moved_pixels(result, again)]:
-        return Verdict(spec, "rerun", "differs", "; ".join(moved) + _made_otherwise(result, again))
+    moved = [words] if worst > TOLERANCE else [*_moved_pixels(result, again)]
+    if moved and (other := result.provenance.unlike(again.provenance)):
+        return Verdict(spec, "rerun", "not comparable here", "; ".join([*moved, _to_set(other)]))
+    if moved:
+        return Verdict(spec, "rerun", "differs", "; ".join(moved))
     if all(_equal(stored, predictions, name) for name in NUMBERS) and result.pixel == again.pixel:
         words = "bit for bit"
     return Verdict(spec, "rerun", "reproduced", words)
 
 
-def _made_otherwise(result: CellResult, again: CellResult) -> str:
-    """What alone may be why they differ, in words: nothing where both were made with the same."""
-    said, found = (
-        {
-            "threads": str(each.provenance.threads),
-            "device": each.provenance.device,
-            "torch": each.provenance.packages.get("torch", "unknown"),
-        }
-        for each in (result, again)
-    )
-    others = [f"{name}: {said[name]}, here {found[name]}" for name in said if said[name] != found[name]]
-    if not others:
-        return ""
-    how = f" (OMP_NUM_THREADS={result.provenance.threads})" if said["threads"] != found["threads"] else ""
-    return f"; that may be of what it was made with ({'; '.join(others)}): verify it with the same{how}"
+def _to_set(other: dict[str, tuple[str, str]]) -> str:
+    """What a cell was made with that is otherwise here, and what to set."""
+    how = {"threads": "OMP_NUM_THREADS={}", "device": "the device {} (--device)", "torch": "torch {}"}
+    found = "; ".join(f"{name}: {said}, here {here}" for name, (said, here) in other.items())
+    wanted = ", ".join(how[name].format(said) for name, (said, _) in other.items())
+    return f"it was made otherwise ({found}), and bits differ between those: verify it with {wanted}"
 
 
 def _counts(result: CellResult) -> tuple[int | bool, ...]:
@@ -212,3 +235,20 @@ def _moved_pixels(result: CellResult, again: CellResult) -> Iterator[str]:
                 same = math.isclose(before, after, rel_tol=PIXEL_TOLERANCE, abs_tol=PIXEL_TOLERANCE)
             if not same:
                 yield f"{condition}, {name}: {before}, but running it again gives {after}"
+
+
+def lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """What became of the cells, in words: how many of each outcome, and all but the cells that are sound."""
+    said = {
+        "recomputed": ("image figures", " from the stored predictions"),
+        "rerun": ("run again", ""),
+    }
+    for kind, (what, how) in said.items():
+        of_kind = [verdict for verdict in verdicts if verdict.kind == kind]
+        numbers = Counter(verdict.outcome for verdict in of_kind)
+        tally = [f"{numbers[o]} {o}{how if o == OUTCOMES[0] else ''}" for o in OUTCOMES if numbers[o]]
+        yield f"{what}: {', '.join(tally) or 'none'}"
+        for verdict in of_kind:
+            if kind == "rerun" or verdict.outcome != "reproduced":
+                yield f"  {verdict.cell}: {verdict.outcome}: {verdict.words}"
+    yield "pixel figures are checked in the cells that are run again alone, costs never"

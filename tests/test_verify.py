@@ -59,9 +59,10 @@ def lines(done: Done) -> list[str]:
 def test_an_untouched_run_is_reproduced_bit_for_bit(rdbench: Command, runs: Path, root: Path) -> None:
     done = rdbench("verify", runs, "--cells", 2, "--root", root)
     assert done.code == 0
-    assert "computed again from predictions: 2 reproduced" in lines(done)
+    assert "image figures: 2 reproduced from the stored predictions" in lines(done)
     assert "run again: 2 reproduced" in lines(done)
     assert sum("bit for bit" in line for line in lines(done)) == 2
+    assert "pixel figures are checked in the cells that are run again alone, costs never" in lines(done)
 
 
 def test_an_entry_is_verified_as_a_run_is(rdbench: Command, runs: Path, root: Path, tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_figure_that_was_changed_shows(rdbench: Command, runs: Path) -> None:
     path.write_text(json.dumps(content))
     done = rdbench("verify", runs, "--cells", 0)
     assert done.code == 1
-    assert "computed again from predictions: 1 reproduced, 1 differs" in lines(done)
+    assert "image figures: 1 reproduced from the stored predictions, 1 differs" in lines(done)
     assert any("clean, augrc" in line and "but the predictions give" in line for line in lines(done))
 
 
@@ -112,7 +113,7 @@ def test_predictions_that_were_changed_with_all_figures_show_when_run_again(
     changed_predictions(cell_of(runs, "tta"))
     done = rdbench("verify", runs, "--cells", 2, "--root", root)
     assert done.code == 1
-    assert "computed again from predictions: 2 reproduced" in lines(done)
+    assert "image figures: 2 reproduced from the stored predictions" in lines(done)
     assert "run again: 1 reproduced, 1 differs" in lines(done)
 
 
@@ -121,7 +122,21 @@ def test_predictions_without_their_hash_show(rdbench: Command, runs: Path) -> No
     path.write_bytes(path.read_bytes()[:-20])
     done = rdbench("verify", runs, "--cells", 0)
     assert done.code == 1
+    assert "image figures: 1 reproduced from the stored predictions, 1 damaged" in lines(done)
     assert "is not what the result was computed from" in done.out
+
+
+def test_damaged_cells_are_named_and_the_others_checked(rdbench: Command, runs: Path) -> None:
+    result = cell_of(runs, "tta") / RESULT
+    bare = result.parent.with_name("tta-s7-0123456789")
+    bare.mkdir()
+    result.write_bytes(result.read_bytes()[:-100])
+    done = rdbench("verify", runs, "--cells", 0)
+    assert done.code == 1
+    assert "image figures: 1 reproduced from the stored predictions, 2 damaged" in lines(done)
+    for directory in (result.parent, bare):
+        [line] = [line for line in lines(done) if line.startswith(str(directory.relative_to(runs)))]
+        assert str(directory / RESULT) in line
 
 
 def test_other_images_or_another_method_file_are_not_run_again(
@@ -163,18 +178,39 @@ def test_what_is_the_same_but_for_rounding_is_reproduced() -> None:
     assert "of their standard deviation" in verdict.words
 
 
-def test_another_number_of_threads_is_said_where_scores_differ() -> None:
+def test_what_was_made_with_other_threads_is_no_forgery_but_not_comparable_here() -> None:
     """Training differs between them by more than rounding, for no fault of whoever published the cell."""
     cell, stored = made_up()
     moved = replace(stored, scores=stored.scores + np.float32(1))
-    assert "threads" not in compare(cell, stored, cell, moved).words
+    assert compare(cell, stored, cell, moved).outcome == "differs"
     one, two = (
         cell.model_copy(update={"provenance": cell.provenance.model_copy(update={"threads": threads})})
         for threads in (1, 2)
     )
     verdict = compare(one, stored, two, moved)
-    assert verdict.outcome == "differs"
-    assert "threads: 1, here 2): verify it with the same (OMP_NUM_THREADS=1)" in verdict.words
+    assert verdict.outcome == "not comparable here"
+    assert "(threads: 1, here 2)" in verdict.words
+    assert verdict.words.endswith("verify it with OMP_NUM_THREADS=1")
+    assert compare(one, stored, two, stored).outcome == "reproduced"
+    other_labels = replace(stored, labels=1 - stored.labels)
+    assert compare(one, stored, two, other_labels).outcome == "differs", "no number of threads does that"
+    better = one.model_copy(deep=True)
+    better.pixel["clean"]["aupro_30"] = Figure(value=0.999)
+    assert compare(better, stored, two, stored).outcome == "not comparable here"
+
+
+def test_cells_made_with_other_threads_are_counted_apart_and_have_an_exit_code(
+    rdbench: Command, runs: Path, root: Path
+) -> None:
+    path = cell_of(runs, "tta") / RESULT
+    changed_predictions(path.parent)
+    content = json.loads(path.read_text())
+    content["provenance"]["threads"] = 99
+    path.write_text(json.dumps(content))
+    done = rdbench("verify", runs, "--root", root)
+    assert done.code == 3
+    assert "run again: 1 reproduced, 1 not comparable here" in lines(done)
+    assert "verify it with OMP_NUM_THREADS=99" in done.out
 
 
 def made_up() -> tuple[CellResult, Predictions]:

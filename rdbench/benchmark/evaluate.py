@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdbench.benchmark.results import CLEAN, CellResult, Figure, Predictions, Threshold
-from rdbench.benchmark.store import Store, read_predictions
+from rdbench.benchmark.store import MERGE, RUN, Store, read_predictions
+from rdbench.errors import InputError
 from rdbench.metrics import calibration, detection, shift
 from rdbench.metrics.catalog import METRICS
 from rdbench.metrics.cell import cell_bootstrap, cell_metrics, check_sample
@@ -160,9 +161,16 @@ def evaluate_cell(
 
 
 def evaluate_store(store: Store, alpha: float | None, *, intervals: bool) -> int:
-    """Do so for every finished cell, at its own alpha if none is given; how many cells that were."""
+    """Do so for every finished cell, at its own alpha if none is given; how many cells that were.
+
+    Raises InputError if there is none, or a run, a merge or another evaluation is at work on the store.
+    """
+    if not store.cells():
+        raise InputError(f"no finished cell in {store.root}")
     count = 0
-    for directory, result in store.results():
-        evaluate_cell(store, directory, result, alpha or result.threshold.alpha, intervals=intervals)
-        count += 1
+    with store.lock(MERGE, "an evaluation"):
+        store.refuse_beside(RUN)
+        for directory, result in store.results():
+            evaluate_cell(store, directory, result, alpha or result.threshold.alpha, intervals=intervals)
+            count += 1
     return count

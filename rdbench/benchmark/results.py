@@ -13,11 +13,11 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 PROTOCOL_VERSION = 1
 """Raised whenever the same cell would give other numbers; results of different versions are never ranked together."""
@@ -129,6 +129,18 @@ class Provenance(Record):
     kept_memory: bool | None = None
     """Whether freed memory was kept (`--keep-memory`) and the C library could; None in results from before this."""
 
+    def unlike(self, other: Provenance) -> dict[str, tuple[str, str]]:
+        """Threads, device and torch where the two have others: the bits of one cell differ between those."""
+        mine, its = (
+            {
+                "threads": str(each.threads),
+                "device": each.device,
+                "torch": each.packages.get("torch", "unknown"),
+            }
+            for each in (self, other)
+        )
+        return {name: (mine[name], its[name]) for name in mine if mine[name] != its[name]}
+
 
 class CellResult(Record):
     """One cell, measured."""
@@ -157,7 +169,8 @@ class CellFailure(Record):
 
     spec: CellSpec
     stage: str
-    reason: str
+    reason: Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+    """In one line, as it is shown in lines; the traceback has it as it was raised."""
     traceback: str
     bad_input: bool
     """True if the user's input was at fault rather than the method."""

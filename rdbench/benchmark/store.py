@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -32,7 +33,12 @@ CELLS = "cells"
 BEFORE = ".before"
 FAILED = ".failed"
 RUN, MERGE = "run-", "merge"
-"""How the locks of whole runs begin and that of a merge is called; the others are of groups."""
+"""How the locks of whole runs begin, and that of whoever wants the store alone is called: a merge, an evaluation. The
+others are of groups."""
+
+
+CELL = re.compile(r"-s\d+-[0-9a-f]{10}$")
+"""How the names of cells' directories end."""
 
 
 class Holder(Record):
@@ -64,6 +70,11 @@ class Store:
         """Every finished cell's directory and result, in the order of their paths."""
         for path in sorted(self.root.glob(f"[!.]*/*/*/{RESULT}")):
             yield path.parent, read_result(path)
+
+    def cells(self) -> list[Path]:
+        """Every directory that is a cell's by its name or has a result, sorted: what is damaged too."""
+        found = (path for path in self.root.glob("[!.]*/*/[!.]*") if path.is_dir())
+        return sorted(path for path in found if CELL.search(path.name) or (path / RESULT).exists())
 
     def kept_models(self, like: CellSpec, method: str) -> Iterator[tuple[Path, CellResult]]:
         """Model directory and result of the finished cells of `method` in the group of `like` that kept their model."""
@@ -206,8 +217,9 @@ class Store:
         """
         for holder in self.held():
             if holder.name.startswith(kind):
+                who = "a run" if kind == RUN else holder.what or "a merge"
                 raise InputError(
-                    f"a {kind.rstrip('-')} is at work in {self.root} (process {holder.pid} on {holder.host}, since "
+                    f"{who} is at work in {self.root} (process {holder.pid} on {holder.host}, since "
                     f"{holder.since}); run the same command again when it has ended"
                 )
 

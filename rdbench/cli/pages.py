@@ -66,12 +66,12 @@ def submit(
         say(f"written: {path}")
 
 
-def validate(files: Annotated[list[Path], typer.Argument(help="Published entries.")]) -> None:
+def validate(files: Annotated[list[Path], typer.Argument(help="Published entries, or folders of them.")]) -> None:
     """Check published entries against themselves; exit code 1 if anything does not agree."""
     from rdbench.report.validate import validate_entry
 
     sound = True
-    for path in files:
+    for path in [entry for file in files for entry in _entries(file)]:
         problems = validate_entry(path)
         say(f"{path}: {'sound' if not problems else count(len(problems), 'problem')}")
         for problem in problems:
@@ -79,6 +79,14 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Published entries
         sound = sound and not problems
     if not sound:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _entries(path: Path) -> list[Path]:
+    """The entry itself, or all in a folder."""
+    entries = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    if not entries:
+        raise InputError(f"no published entry in {path}")
+    return entries
 
 
 def verify(
@@ -92,42 +100,33 @@ def verify(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     methods_dir: MethodsDir = None,
 ) -> None:
-    """Compute all figures again from the stored predictions, and run some cells again.
+    """Compute image figures again from the stored predictions, and run some cells again.
 
-    Exit code 1 if any differ; 3 if --cells was given and not one could be run again.
+    Exit code 1 if a cell differs or is damaged; 3 if one can be compared on another machine or setting only, or if
+    --cells was given and not one could be run again.
     """
     from rdbench.benchmark.progress import Reporter
     from rdbench.benchmark.store import open_store
-    from rdbench.report.entries import entry_sources, stored
-    from rdbench.verify import recompute, rerun
+    from rdbench.report.entries import entry_sources
+    from rdbench.verify import gather, lines, recompute, rerun
 
-    sources = entry_sources(what) if what.is_file() else stored(open_store(what, create=False))
-    if not sources:
+    sources, verdicts = (entry_sources(what), []) if what.is_file() else gather(open_store(what, create=False))
+    if not sources and not verdicts:
         raise InputError(f"no finished cell in {what}")
     with Reporter(stderr) as reporter:
         with reporter.step("computing again", len(sources), "cells") as step:
-            verdicts = list(recompute(sources, step.advance))
+            verdicts += recompute(sources, step.advance)
         wanted = 3 if cells is None else cells
-        said = rerun(sources, wanted, draw, root=root, weights=weights, device=device, methods_dir=methods_dir,
-                     reporter=reporter)  # fmt: skip
-        verdicts += said
-    for kind, what_was_done in {"recomputed": "computed again from predictions", "rerun": "run again"}.items():
-        of_kind = [verdict for verdict in verdicts if verdict.kind == kind]
-        tally = ", ".join(
-            f"{sum(v.outcome == outcome for v in of_kind)} {outcome}"
-            for outcome in ("reproduced", "differs", "not possible")
-            if any(v.outcome == outcome for v in of_kind)
-        )
-        say(f"{what_was_done}: {tally or 'none'}")
-        for verdict in of_kind:
-            if kind == "rerun" or verdict.outcome != "reproduced":
-                say(f"  {verdict.spec}: {verdict.outcome}: {verdict.words}")
+        verdicts += rerun(sources, wanted, draw, root=root, weights=weights, device=device, methods_dir=methods_dir,
+                          reporter=reporter)  # fmt: skip
+    for line in lines(verdicts):
+        say(line)
     idle = wanted > 0 and all(verdict.outcome == "not possible" for verdict in verdicts if verdict.kind == "rerun")
     if idle:
         say("no cell could be run again: that the predictions come of these images and methods is not verified")
     if not all(verdict.sound for verdict in verdicts):
         raise typer.Exit(EXIT_FAILED)
-    if idle and cells is not None:
+    if (idle and cells is not None) or any(verdict.outcome == "not comparable here" for verdict in verdicts):
         raise typer.Exit(EXIT_NOT_POSSIBLE)
 
 
