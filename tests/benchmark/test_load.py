@@ -69,7 +69,7 @@ def check_status(found: Status, before: int, after: int) -> int:
     assert before <= found.finished.total() <= after
     assert not found.failed
     assert len(found.groups) <= WORKERS
-    assert not found.left
+    assert not found.begun + found.left + found.problems
     [run] = found.runs
     said = re.fullmatch(rf"(\d+) of {CELLS} cells done, 0 failed", run.what)
     assert said, run.what

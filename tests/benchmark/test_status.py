@@ -13,7 +13,7 @@ import pytest
 
 from rdbench.benchmark.results import CellFailure
 from rdbench.benchmark.status import read_status
-from rdbench.benchmark.store import FAILED, Holder, Store, open_store
+from rdbench.benchmark.store import FAILED, RESULT, Holder, Store, open_store
 from rdbench.errors import InputError
 from tests.benchmark.test_engines import TOY
 from tests.benchmark.test_merge import write
@@ -47,6 +47,59 @@ def test_what_is_finished_failed_at_work_and_left_over_is_told(tmp_path: Path) -
     assert "nothing is at work" in "\n".join(read_status(runs).lines())
 
 
+def test_damaged_cells_are_counted_apart(rdbench: Command, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    cells = [write(runs, seed) for seed in range(3)]
+    (cells[0] / RESULT).write_bytes((cells[0] / RESULT).read_bytes()[:-100])
+    (cells[1] / RESULT).unlink()
+    found = read_status(runs)
+    assert (found.finished, found.damaged) == ({"toy": 1}, {"toy": 2})
+    done = rdbench("status", runs)
+    assert done.code == 0
+    for cell in cells[:2]:
+        assert f"{cell / RESULT}" in " ".join(line for line in found.lines() if line.startswith("damaged: "))
+
+
+def test_a_reason_of_several_lines_is_shown_in_one(tmp_path: Path) -> None:
+    failure = CellFailure(spec=make_spec(), stage="fit", reason="a\n  b\tc", traceback="a\nb", bad_input=False)
+    open_store(tmp_path, create=True).write_failure(failure)
+    assert "failed: deterministic on toy/grid, seed 0: a b c" in list(read_status(tmp_path).lines())
+
+
+def test_a_killed_runs_work_is_left_over_once_a_run_with_other_threads_has_finished_its_cells(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    store = open_store(runs, create=True)
+    group = make_spec().group_id
+    with store.lock(group, "toy/grid, seed 0"):
+        work = store.work_directory(f"{group}-1-threads-CPU-2-8-0-0-1-0")
+    begun = "begun and not finished: toy/grid, seed 0, with 1 thread; the same command goes on from there"
+    assert begun in list(read_status(runs).lines())
+    (work / "fitted" / "deterministic-s0-0123456789").mkdir(parents=True)
+    write(runs, 0, method="tta")
+    assert begun in list(read_status(runs).lines()), "its own method is not finished"
+    write(runs, 0)
+    lines = list(read_status(runs).lines())
+    assert begun not in lines
+    [left] = [line for line in lines if line.startswith("left over: toy/grid, seed 0, with 1 thread: ")]
+    assert left.endswith(f"remove {work}")
+    store.write_failure(
+        CellFailure(spec=make_spec(method="swag"), stage="fit", reason="no", traceback="", bad_input=False)
+    )
+    assert begun in list(read_status(runs).lines()), "a failed cell of the group is tried again there"
+
+
+def test_what_is_no_store_is_said_and_so_is_that_nothing_is_finished(rdbench: Command, tmp_path: Path) -> None:
+    done = rdbench("status", tmp_path)
+    assert done.code == 0, "a run may have made it just now"
+    assert done.out.splitlines() == ["nothing is finished here", "nothing is at work here"]
+    foreign = tmp_path / "some" / "other" / "experiment" / RESULT
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("{}")
+    done = rdbench("status", tmp_path)
+    assert done.code == 2
+    assert f"{tmp_path} is no directory of results" in done.error()
+
+
 def test_a_group_that_begins_while_one_looks_is_not_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path, create=True)
     looked, working = Store.held, ExitStack()
@@ -59,7 +112,8 @@ def test_a_group_that_begins_while_one_looks_is_not_left_over(tmp_path: Path, mo
 
     monkeypatch.setattr(Store, "held", held)
     with working:
-        assert not read_status(tmp_path).left
+        found = read_status(tmp_path)
+        assert not found.begun + found.left
 
 
 def test_no_store_is_said(tmp_path: Path) -> None:
