@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from rdbench.benchmark.results import CellFailure, CellResult
+from rdbench.benchmark.results import CellFailure, CellResult, Figure
 from rdbench.benchmark.store import FAILED, MERGE, RESULT, RUN, Store, open_store, read_predictions, read_result
 from rdbench.errors import InputError
 
 SHOWN = 10
 """How many conflicts are named."""
+TOLERANCE = 1e-6
+"""Relative; figures of equal predictions that were computed on other machines agree to the last digits nearly."""
+
+Figures = Mapping[str, Mapping[str, Figure]]
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     is written, and no run or other merge can be at work on `out` meanwhile.
 
     Raises:
-        InputError: two stores have different predictions or pixel figures for one cell, or a cell is damaged, or a run
-            or another merge is at work on `out`. Nothing is written then. Or the disk is full: what was copied by then
-            is whole.
+        InputError: two stores have different predictions, thresholds or figures for one cell, or a cell is damaged, or
+            a run or another merge is at work on `out`. Nothing is written then. Or the disk is full: what was copied by
+            then is whole.
     """
     stores = [open_store(source, create=False) for source in sources]
     others = [store for store in stores if store.root.resolve() != out.resolve()]
@@ -78,8 +84,8 @@ class _Joined:
         other = self.chosen.setdefault(result.spec.path, directory)
         if other is directory:
             return
-        if not _same(directory, result, other):
-            self.conflicts.append(f"{result.spec}: {other} and {directory}")
+        if conflict := _conflict(directory, result, other):
+            self.conflicts.append(conflict)
             return
         self.equal += 1
         if (directory / "model").is_dir() and not (other / "model").is_dir():
@@ -90,8 +96,7 @@ class _Joined:
         if self.conflicts:
             more = f", and {len(self.conflicts) - SHOWN} more" if len(self.conflicts) > SHOWN else ""
             raise InputError(
-                "different results for one cell: " + "; ".join(self.conflicts[:SHOWN]) + more + "; nothing was merged, "
-                "remove the directory that is not to be trusted"
+                "different results for one cell: " + "; ".join(self.conflicts[:SHOWN]) + more + "; nothing was merged"
             )
 
 
@@ -105,20 +110,71 @@ def _adopt(target: Store, directory: Path) -> None:
         ) from error
 
 
-def _same(directory: Path, result: CellResult, other: Path) -> bool:
-    """Whether two results of one cell say the same of every image and its maps; the archives may be packed differently.
-
-    A pixel figure that one of them lacks, as from before it was measured, is no difference.
-    """
+def _conflict(directory: Path, result: CellResult, other: Path) -> str:
+    """What differs between two results of one cell, why, and what to do; nothing if they say the same."""
     known = read_result(other / RESULT)
-    for condition in result.pixel.keys() & known.pixel.keys():
-        mine, its = result.pixel[condition], known.pixel[condition]
-        if any(mine[name].value != its[name].value for name in mine.keys() & its.keys()):
-            return False
-    if result.predictions_sha256 == known.predictions_sha256:
-        return True
-    ours, theirs = vars(read_predictions(directory, result)), vars(read_predictions(other, known))
-    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    # The archives may be packed differently.
+    same = result.predictions_sha256 == known.predictions_sha256
+    if not same:
+        ours, theirs = vars(read_predictions(directory, result)), vars(read_predictions(other, known))
+        same = all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    first, second = known.threshold, result.threshold
+    differs = {
+        "predictions": not same,
+        f"alpha ({first.alpha:g} and {second.alpha:g})": first.alpha != second.alpha,
+        "threshold": not _close(first.value, second.value),
+        "image figures": not _agree(known.image, result.image),
+        "pixel figures": not _agree(known.pixel, result.pixel, tolerance=0.0),
+    }
+    if not any(differs.values()):
+        return ""
+    what = ", ".join(name for name in differs if differs[name])
+    mend = _evaluate if same and not differs["pixel figures"] else _run_again
+    return f"{result.spec}: {what} differ between {other} and {directory}; {mend(known, result, other, directory)}"
+
+
+def _evaluate(known: CellResult, result: CellResult, *directories: Path) -> str:
+    """What makes figures equal that come of equal predictions."""
+    commands = (f"`rdbench evaluate {_store_of(each)} --alpha {known.threshold.alpha:g}`" for each in directories)
+    return f"the predictions are equal: {' and '.join(commands)} make these equal too"
+
+
+def _run_again(known: CellResult, result: CellResult, other: Path, directory: Path) -> str:
+    """Why two runs of one cell gave other bits, as far as they say it themselves, and what to do."""
+    unlike = known.provenance.unlike(result.provenance)
+    commits = [each.provenance.git_commit[:10] or "none" for each in (known, result)]
+    reasons = [f"{name}: {first} and {second}" for name, (first, second) in unlike.items()]
+    reasons += [f"commit: {commits[0]} and {commits[1]}"] if commits[0] != commits[1] else []
+    if not reasons:
+        return (
+            "both say that they were made with the same threads, device, torch and commit: `rdbench verify "
+            f"{_store_of(directory)}` runs cells again; remove the directory that is not to be trusted"
+        )
+    threads = f" (OMP_NUM_THREADS={known.provenance.threads})" if "threads" in unlike else ""
+    return (
+        f"they were made otherwise ({'; '.join(reasons)}), and bits differ between those: leave {_store_of(directory)} "
+        f"out, or remove {directory} and run that cell again as the other was{threads}"
+    )
+
+
+def _store_of(directory: Path) -> str:
+    return shlex.quote(str(directory.parents[2]))
+
+
+def _agree(known: Figures, new: Figures, tolerance: float = TOLERANCE) -> bool:
+    """Whether all figures that both have are the same: one that is missing is from before it was measured."""
+    return all(
+        _close(getattr(known[condition][name], part), getattr(new[condition][name], part), tolerance)
+        for condition in known.keys() & new.keys()
+        for name in known[condition].keys() & new[condition].keys()
+        for part in ("value", "low", "high")
+    )
+
+
+def _close(first: float | None, second: float | None, tolerance: float = TOLERANCE) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance)
 
 
 def _copy_failures(store: Store, target: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def test_equal_predictions_with_other_pixel_figures_are_refused(tmp_path: Path) 
     result = read_result(cell / RESULT)
     result.pixel["clean"]["aupro_30"] = Figure(value=0.999)
     Store(a).rewrite(cell, result)
-    with pytest.raises(InputError, match="different results for one cell: deterministic on toy/grid, seed 0"):
+    words = "different results for one cell: deterministic on toy/grid, seed 0: pixel figures differ between"
+    with pytest.raises(InputError, match=words):
         merge_stores([a, b], c)
     assert not c.exists()
 
@@ -120,6 +122,62 @@ def test_a_merge_and_a_run_keep_out_of_each_others_way(rdbench: Command, tmp_pat
         assert f"a merge is at work in {c}" in done.error()
     assert list(store.results()) == []
     assert rdbench("merge", a, "--out", c).code == 0
+
+
+def test_an_evaluation_and_a_run_keep_out_of_each_others_way(rdbench: Command, tmp_path: Path) -> None:
+    """Between its look at a cell and its rewriting, a run could put another there."""
+    a = tmp_path / "a"
+    write(a, 0)
+    store = open_store(a, create=False)
+    [(_, before)] = store.results()
+    with store.lock("run-1", "0 of 1 cells done"):
+        done = rdbench("evaluate", a, "--alpha", "0.3", "--no-intervals")
+        assert done.code == 2
+        assert f"a run is at work in {a} (process {os.getpid()} on" in done.error()
+    assert [result for _, result in store.results()] == [before]
+    with store.lock(MERGE, "an evaluation"):
+        assert "another run is at work" in rdbench("evaluate", a).error()
+        assert f"an evaluation is at work in {a}" in rdbench(*TOY, "-m", "deterministic", "--out", a).error()
+    assert rdbench("evaluate", a, "--alpha", "0.3", "--no-intervals").code == 0
+    assert [result.threshold.alpha for _, result in store.results()] == [0.3]
+
+
+def test_no_cell_to_evaluate_is_said_and_nothing_is_written(rdbench: Command, tmp_path: Path) -> None:
+    done = rdbench("evaluate", tmp_path)
+    assert done.code == 2
+    assert f"no finished cell in {tmp_path}" in done.error()
+    assert not list(tmp_path.iterdir())
+
+
+def test_why_honest_runs_of_one_cell_differ_is_said_and_what_to_do(rdbench: Command, tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    write(a, 0)
+    other = write(b, 0, content=1)
+    result = read_result(other / RESULT)
+    made = result.provenance.model_copy(update={"threads": 1, "git_commit": "f" * 40})
+    Store(b).rewrite(other, result.model_copy(update={"provenance": made}))
+    said = rdbench("merge", a, b, "--out", c).error()
+    assert "seed 0: predictions differ between" in said
+    assert "made otherwise (threads: 2 and 1; commit: dddddddddd and ffffffffff)" in said
+    assert f"leave {b} out, or remove {other} and run that cell again as the other was (OMP_NUM_THREADS=2)" in said
+
+
+def test_equal_predictions_with_other_figures_are_refused_and_the_command_that_is_named_mends_it(
+    rdbench: Command, tmp_path: Path
+) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    for store, alpha in {a: "0.1", b: "0.3"}.items():
+        write(store, 0)
+        assert rdbench("evaluate", store, "--alpha", alpha, "--no-intervals").code == 0
+    done = rdbench("merge", a, b, "--out", c)
+    assert done.code == 2
+    assert "seed 0: alpha (0.1 and 0.3), threshold, image figures differ between" in done.error()
+    assert not c.exists()
+    named = re.findall(r"`rdbench (evaluate [^`]+)`", done.error())
+    assert named == [f"evaluate {store} --alpha 0.1" for store in (a, b)]
+    for command in named:
+        assert rdbench(*command.split()).code == 0
+    assert rdbench("merge", a, b, "--out", c).code == 0
 
 
 def test_archives_packed_otherwise_with_equal_content_are_equal(tmp_path: Path) -> None:
