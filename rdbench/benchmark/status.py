@@ -51,10 +51,10 @@ class Status:
             yield f"failed: {'; '.join(cells[:3])}{more}: {reason}"
         for problem in self.problems:
             yield f"damaged: {problem}"
-        for group in self.begun:
-            yield f"begun and not finished: {group}; the same command goes on from there"
-        for group in self.left:
-            yield f"left over: {group}"
+        for begun in self.begun:
+            yield f"begun and not finished: {begun}; the same command goes on from there"
+        for left in self.left:
+            yield f"left over: {left}"
         if not (self.runs or self.groups):
             yield "nothing is at work here"
 

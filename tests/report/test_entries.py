@@ -72,6 +72,8 @@ def test_the_commands_publish_check_and_show(rdbench, store, tmp_path, monkeypat
     assert [path.name for path in files] == ["mc_dropout.json", "tta.json"]
     done = rdbench("validate", *files)
     assert (done.code, done.out.count(": sound")) == (0, 2)
+    assert rdbench("validate", entries).out == done.out
+    assert "no published entry in" in rdbench("validate", store.root / ".work").error()
     edit(files[1], set_figure(0.0001))
     done = rdbench("validate", files[1], tmp_path / "nowhere.json")
     assert done.code == 1
