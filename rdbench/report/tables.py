@@ -42,7 +42,7 @@ GLOSSES = {
 }
 """What a column says, for those whose title does not."""
 REASON_WIDTH = 14
-MANY = 3
+MANY = 20
 """With more conditions than these, a run ends with two of them."""
 NOT_THE_SAME = (
     "x of y cells: not on the same cells as the others, which may be harder or easier; such a method stands last, and "
