@@ -135,9 +135,6 @@ def test_all_columns_fit_into_a_wide_terminal(make_cell):
 
 KINDS = ("blur", "gain", "noise", "tilt")
 CONDITIONS = ("clean", *(f"{kind}:{severity}" for kind in KINDS for severity in range(1, 6)))
-    "clean",
-    *(f"{kind}:{severity}" for kind in ("blur", "gain", "noise", "tilt") for severity in range(1, 6)),
-)
 
 
 def blocks(text):
