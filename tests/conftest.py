@@ -12,6 +12,11 @@ from tests.command import Command, in_process
 share_cores()  # before any test imports torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin the long files first; the order is kept otherwise."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache or data; tables are as wide as a usual terminal."""

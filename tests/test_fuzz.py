@@ -32,6 +32,8 @@ from rdbench.report.entries import read_entry, write_entries
 from rdbench.report.validate import validate_entry
 from tests.made_up import make_cell, make_predictions, make_source
 
+pytestmark = pytest.mark.long
+
 fuzz = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

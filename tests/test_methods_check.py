@@ -14,6 +14,8 @@ from rdbench.errors import InputError
 from rdbench.registry import find_methods
 from tests.command import Command
 
+pytestmark = pytest.mark.long
+
 SMALL = {"members": 2, "samples": 2, "folds": 2}
 """Options that make a built-in method quick, where it has them."""
 

@@ -19,6 +19,8 @@ from tests.command import QUICK, Command, Done
 from tests.datasets import trees
 from tests.made_up import make_cell, make_predictions
 
+pytestmark = pytest.mark.long
+
 RUN = ("--method", "deterministic,tta", "--shift", "exposure:2", *QUICK, "--backbone", "embedded", "--image-size", "32")
 
 

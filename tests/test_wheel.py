@@ -14,6 +14,8 @@ import pytest
 
 from tests.command import QUICK
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parents[1]
 
 

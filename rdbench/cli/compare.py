@@ -39,8 +39,8 @@ def compare(
     out: Drawing = None,
 ) -> None:
     """Test the first method against each of the others over the cells that they have in common."""
+    from rdbench.report.comparison import compare_methods
     from rdbench.report.figures import check_figure_path, comparison_figure, write_figure
-    from rdbench.report.paired_tests import compare_methods
 
     check_figure_path(out)
     found = compare_methods(_sources(runs, format), methods, metric or (), condition or ())

@@ -12,7 +12,7 @@ from rdbench.benchmark.store import write_text
 from rdbench.errors import InputError
 from rdbench.report import member_curve
 from rdbench.report.columns import describe, title
-from rdbench.report.paired_tests import Comparison, Comparisons, unit_name, written_p
+from rdbench.report.comparison import Comparison, Comparisons, unit_name, written_p
 from rdbench.report.reread import Reread
 
 if TYPE_CHECKING:

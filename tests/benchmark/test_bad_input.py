@@ -16,6 +16,8 @@ from rdbench.benchmark.store import Store, read_predictions
 from tests.command import QUICK, Command, start
 from tests.datasets import trees
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -241,7 +243,7 @@ def test_a_strange_method_costs_its_own_cell_alone(
 def test_a_method_that_keeps_all_it_sees_is_given_up_before_memory_is_full(
     rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lets go of what it kept, and the cell beside it is not touched."""
+    """It lets go of what it kept, and the cell beside it is not touched. What fits where others left room is not seen."""
     monkeypatch.setattr(method_run, "MOST_KEPT", 500 * 2**20 / os.sysconf("SC_PHYS_PAGES") / os.sysconf("SC_PAGE_SIZE"))
     methods = tmp_path / "mine"
     methods.mkdir()
@@ -252,7 +254,7 @@ def test_a_method_that_keeps_all_it_sees_is_given_up_before_memory_is_full(
         "--out", tmp_path / "runs", "--shift", "exposure", "--batch-size", "2", *QUICK,
     )  # fmt: skip
     assert done.code == 1
-    assert re.search(r"predict keeps memory: 5\d\d MB more after 1[2-4] batches", done.error())
+    assert re.search(r"predict keeps memory: 5\d\d MB more after (1[2-9]|2\d) batches", done.error())
     assert {result.spec.method for _, result in Store(tmp_path / "runs").results()} == {"deterministic"}
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "Strange" and vars(thing)]
 

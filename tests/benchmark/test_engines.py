@@ -29,6 +29,8 @@ from tests.command import Command, start
 from tests.made_up import make_spec
 from tests.same import predictions_of
 
+pytestmark = pytest.mark.long
+
 TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--no-gallery")
 
 

@@ -26,6 +26,8 @@ from tests.command import QUICK, Command, start
 from tests.datasets import trees
 from tests.same import predictions_of
 
+pytestmark = pytest.mark.long
+
 KILLS = 50
 METHODS = ("-m", "deterministic,mc_dropout,deep_ensemble", "-o", "members=2", "-o", "samples=3")
 

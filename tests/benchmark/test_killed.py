@@ -14,6 +14,8 @@ from rdbench.benchmark.store import PREDICTIONS, Store, read_predictions
 from tests.command import QUICK, start
 from tests.datasets import trees
 
+pytestmark = pytest.mark.long
+
 METHODS = "deterministic,mc_dropout,deep_ensemble"
 
 

@@ -20,6 +20,8 @@ from tests.benchmark.test_engines import children, make_task, run_with
 from tests.command import start
 from tests.datasets import trees
 
+pytestmark = pytest.mark.long
+
 CHOICES, SEEDS, WORKERS = 100, 20, 2
 CELLS = CHOICES * SEEDS
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6

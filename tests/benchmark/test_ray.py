@@ -38,6 +38,8 @@ from tests.command import QUICK, Command, start
 from tests.datasets import trees
 from tests.same import predictions_of
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 

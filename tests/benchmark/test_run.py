@@ -259,7 +259,7 @@ def test_single_images_get_a_decision_and_a_figure(rdbench: Command, root: Path,
     doubtful = np.sort(predictions.calibration_uncertainties)[9]  # rank ceil(11 * 0.9) = 10 of 10
     review = predictions.uncertainties[0, index] > doubtful
     assert ("review" if review else "no review") + " (uncertainty" in done.out
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["000-000_regular.png"]
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["000-bad-000_regular.png"]
     (tmp_path / "no.png").write_bytes(b"no image")
     assert rdbench("predict", directory, tmp_path / "no.png", "--weights", "random").code == 2
 

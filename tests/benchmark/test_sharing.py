@@ -15,6 +15,8 @@ from rdbench.registry import find_methods
 from tests.command import Command
 from tests.datasets import trees
 
+pytestmark = pytest.mark.long
+
 TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
 
 

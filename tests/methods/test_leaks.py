@@ -33,6 +33,8 @@ from rdbench.registry import find_methods
 from tests.command import Command
 from tests.datasets import trees
 
+pytestmark = pytest.mark.long
+
 SMALL = (
     "members=2", "samples=2", "folds=2", "batch_ensemble.members=2", "packed_ensemble.members=2", "laplace.draws=1"
 )  # fmt: skip

@@ -11,7 +11,7 @@ from rdbench.benchmark.cost import count_passes
 from rdbench.errors import InputError
 from rdbench.rd.anomaly import anomaly_map
 from rdbench.rd.backbones import get_backbone
-from rdbench.rd.student import build_student
+from rdbench.rd.student import Student, build_student
 from rdbench.uq.batchnorm import batch_statistics
 from rdbench.uq.checkpoints import load_student
 from rdbench.uq.laplace import (
@@ -327,7 +327,7 @@ def test_laplace_without_spread_is_deterministic(world, deterministic, tmp_path)
 @pytest.mark.parametrize(("backbone", "last"), [("embedded", "conv2"), ("resnet50", "conv3")])
 def test_laplace_weights_are_the_last_before_each_output(backbone, last):
     with torch.device("meta"):
-        decoder = build_student(get_backbone(backbone), 0).decoder
+        decoder = Student(get_backbone(backbone)).decoder
     names = last_convolutions(decoder)
     assert [name.split(".")[0] for name in names] == ["coarse", "middle", "fine"]
     convolutions = [n for n, m in decoder.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in n]

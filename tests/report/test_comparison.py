@@ -14,9 +14,9 @@ from rdbench.benchmark.results import Figure
 from rdbench.errors import InputError
 from rdbench.metrics.catalog import METRICS as CATALOGUE
 from rdbench.metrics.statistics import holm
+from rdbench.report.comparison import METRICS, compare_methods, median_interval
 from rdbench.report.entries import Source
 from rdbench.report.figures import comparison_figure
-from rdbench.report.paired_tests import METRICS, compare_methods, median_interval
 from tests.made_up import make_cell
 
 CATEGORIES, SEEDS = ("grid", "bolt", "can"), (0, 1, 2)
