@@ -243,7 +243,7 @@ def test_a_strange_method_costs_its_own_cell_alone(
 def test_a_method_that_keeps_all_it_sees_is_given_up_before_memory_is_full(
     rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lets go of what it kept, and the cell beside it is not touched. What fits where others left room is not seen."""
+    """It lets go of what it kept; the cell beside it is not touched. What fits where others left room is not seen."""
     monkeypatch.setattr(method_run, "MOST_KEPT", 500 * 2**20 / os.sysconf("SC_PHYS_PAGES") / os.sysconf("SC_PAGE_SIZE"))
     methods = tmp_path / "mine"
     methods.mkdir()
