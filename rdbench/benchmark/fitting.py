@@ -178,7 +178,7 @@ def fit(
     shared.forget()
     seed_everything(context.seed)
     with (
-        _untouched(context),
+        UntouchedNetwork("the teacher", context.teacher),
         guarded_call(type(method).__name__),
         autocast(context.device, precision),
         Stopwatch(context.device) as watch,
@@ -200,7 +200,7 @@ def load_fitted(method: Method, context: FitContext, shared: SharedStudents, dir
     shared.asked.clear()
     shared.forget()
     seed_everything(context.seed)
-    with _untouched(context), guarded_call(type(method).__name__):
+    with UntouchedNetwork("the teacher", context.teacher), guarded_call(type(method).__name__):
         method.load(directory / "model", context)
     cost = fit_cost(directory)
     if late := [seed for seed in dict.fromkeys(shared.asked) if seed not in cost.shared]:
@@ -210,10 +210,6 @@ def load_fitted(method: Method, context: FitContext, shared: SharedStudents, dir
 def refuse_training(*_: object, **__: object) -> NoReturn:
     """What `train` and `trained` of a context are when a method that was kept is loaded, much later."""
     raise InputError("load asks for training; it must read all it needs from its directory")
-
-
-def _untouched(context: FitContext) -> UntouchedNetwork:
-    return UntouchedNetwork("the teacher", context.teacher)
 
 
 def fit_cost(directory: Path) -> FitCost:

@@ -49,8 +49,10 @@ class MethodRun:
     """Images per second by batch size, teacher included."""
     working_bytes: int = 0
     """On a GPU, the most that predicting a clean batch took beyond what was there before."""
-    held: list[int] = field(default_factory=list)
-    """Bytes by which the process grew in each call of `predict`."""
+    calls: int = 0
+    """Of `predict`, so far."""
+    kept_bytes: int = 0
+    """By how much the process grew in them, the first `WARM_UP` left out."""
     failure: Exception | None = None
     calibration: Said = field(default_factory=lambda: Said.empty(0, 0))
     said: Said = field(default_factory=lambda: Said.empty(0, 0))
@@ -69,12 +71,14 @@ class MethodRun:
 
         Its first calls do not count: they bring the process to what a prediction needs. Raises BrokenMethod.
         """
-        self.held.append(grown)
-        if (kept := sum(self.held[WARM_UP:])) > MOST_KEPT * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        self.calls += 1
+        if self.calls > WARM_UP:
+            self.kept_bytes += grown
+        if self.kept_bytes > MOST_KEPT * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
             vars(self.method).clear()
             raise BrokenMethod(
-                f"predict keeps memory: {kept / 2**20:,.0f} MB more after {len(self.held)} batches, which is more than "
-                f"{MOST_KEPT:.0%} of the machine's; it must keep nothing of what it predicts"
+                f"predict keeps memory: {self.kept_bytes / 2**20:,.0f} MB more after {self.calls} batches, which is "
+                f"more than {MOST_KEPT:.0%} of the machine's; it must keep nothing of what it predicts"
             )
 
     def parameters(self) -> int:

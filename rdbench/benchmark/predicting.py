@@ -92,7 +92,7 @@ def predict_group(
     Returns:
         The teacher's seconds per image, over the clean batches.
     """
-    untouched = _untouched(teacher)
+    untouched = UntouchedNetwork("the teacher", teacher)
     with torch.inference_mode(), autocast(device, precision):
         for run in runs:
             run.calibration = Said.empty(1, len(calibration))
@@ -205,7 +205,7 @@ def predict_again(
     What that takes is no part of the method's cost.
     """
     maps, unsure = [], []
-    untouched = _untouched(teacher)
+    untouched = UntouchedNetwork("the teacher", teacher)
     with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(chosen), batch_size):
             images = normalise(to_unit(test.images[chosen[start : start + batch_size]], device))
@@ -214,10 +214,6 @@ def predict_again(
             if prediction.uncertainty_map is not None:
                 unsure.append(to_numpy(prediction.uncertainty_map))
     return np.concatenate(maps), np.concatenate(unsure) if unsure else None
-
-
-def _untouched(teacher: Teacher) -> UntouchedNetwork:
-    return UntouchedNetwork("the teacher", teacher)
 
 
 class _Handed:
