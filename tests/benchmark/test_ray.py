@@ -100,7 +100,8 @@ def descendants(pid: int) -> list[int]:
 def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")  # a token of its own, whatever the user's home has
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read when Ray is imported
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        assert "ray" not in sys.modules, "an earlier test imported Ray, which read its token then: this one is not seen"
         pytest.importorskip("ray", reason="Ray is not installed: pip install 'rdbench[ray]'")
         folder = Path(tempfile.mkdtemp(prefix="ray"))  # pytest's folders are too deep for the names of Ray's sockets
         cluster = Cluster(folder)
@@ -216,6 +217,14 @@ def test_a_cluster_that_is_not_there_is_said(rdbench: Command, tmp_path: Path) -
     assert done.code == 2
     assert "unknown engine 'rya'; did you mean ray" in done.error()
     assert "for --engine ray" in rdbench(*TOY, "-m", "tta", "--out", tmp_path, "--address", "auto").error()
+
+
+def test_a_ray_address_that_nobody_answers_is_said_at_once(rdbench: Command, tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = rdbench(*TOY, "-m", "deterministic", "--engine", "ray", "--address", "127.0.0.1:1", "--out", tmp_path)
+    assert done.code == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in done.error()
+    assert time.monotonic() - began < 60, "Ray itself waits minutes"
 
 
 class MadeUpRay(SimpleNamespace):
