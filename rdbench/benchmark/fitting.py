@@ -226,7 +226,10 @@ def seed_everything(seed: int) -> None:
     """Set the state of every global random generator that a method may draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # without the stack trace that the line above keeps for every kind of accelerator there might be
+        torch.default_generator.manual_seed(seed)
 
 
 def _write_whole(directory: Path, write: Callable[[Path], Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 FloatArray = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def mean_interval(value: FloatArray, low: FloatArray, high: FloatArray) -> tuple
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = (deviations**2).sum(axis=(1, 2)) / freedom
         seed_variance = variance * np.where(seeds > 0, 1.0 / seeds, 0.0).sum(axis=1)
-        seed_squares = np.where(freedom > 0, student_t.ppf(0.975, freedom) ** 2 * seed_variance, 0.0)
+        seed_squares = np.where(freedom > 0, stdtrit(freedom, 0.975) ** 2 * seed_variance, 0.0)
         known = (freedom > 0) | ~np.isnan(low).all(axis=(1, 2))
         below, above = (
             np.where(known, np.sqrt(np.nansum(nan_mean(parts, 2) ** 2, axis=1) + seed_squares) / categories, np.nan)
