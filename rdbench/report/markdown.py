@@ -13,6 +13,7 @@ from rdbench.report.margin import Saved, saved_over_margin
 from rdbench.report.means import Mean
 from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import pick_conditions
+from rdbench.report.standings import LEAD
 from rdbench.report.tables import NOT_THE_SAME, WITH_MARGIN
 
 COLUMNS = (
@@ -24,7 +25,7 @@ SAVED = "AUGRC saved over the margin"
 
 
 def markdown(sources: Sequence[Source], conditions: Sequence[str] = ()) -> str:
-    """One table per ranking and condition: figures in `COLUMNS`, and whether each method beats the threshold margin.
+    """One table per ranking and condition, by AUGRC: `COLUMNS`, and whether each method beats the threshold margin.
 
     Raises InputError for an unknown condition or predictions that cannot be used.
     """
@@ -42,11 +43,12 @@ def markdown(sources: Sequence[Source], conditions: Sequence[str] = ()) -> str:
 def _table(ranking: Ranking, k: int) -> str:
     mean, condition = ranking.mean(), ranking.conditions[k]
     columns = [name for name in COLUMNS if name in ranking.metrics]
-    methods = ranking.rows(k)
+    lead = mean.value[:, k, ranking.metrics.index(LEAD)]
+    methods = sorted(ranking.rows(k), key=lambda m: (bool(ranking.share(m, k)), np.nan_to_num(lead[m], nan=np.inf)))
     named = {m: f"`{ranking.methods[m]}`" + (f" ({s})" if (s := ranking.share(m, k)) else "") for m in methods}
     saved = {m: saved_over_margin(ranking, m, condition) for m in methods}
     head = [title(name) + (" (margin)" if name in (*WITH_MARGIN, "errors_caught_10") else "") for name in columns]
-    at = columns.index("augrc") + 1
+    at = columns.index(LEAD) + 1
     head.insert(at, SAVED)
     lines = [
         f"**{ranking.title} \N{MIDDLE DOT} {condition}**",
