@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 DEMO := demo
 METHODS := deterministic,mc_dropout,tta,deep_ensemble
 
-.PHONY: help install demo test lint speed clean
+.PHONY: help install demo test lint site speed clean
 
 help:
 	@echo "make demo   install into $(VENV), run four methods on the built-in data, write the page"
 	@echo "make test   install, check style and types, run the tests"
+	@echo "make site   write leaderboard/site again, from the published entries"
 	@echo "make speed  measure against the peers (installs them apart; takes long)"
 	@echo "make clean  remove $(VENV) and what the demo wrote"
 
@@ -38,6 +39,10 @@ lint: install
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+site: install
+	rm -rf leaderboard/site
+	cd leaderboard && ../$(BIN)/rdbench leaderboard --results results --out site
 
 speed: install
 	$(BIN)/python tests/speed/metrics.py

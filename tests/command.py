@@ -12,7 +12,7 @@ import pytest
 
 from rdbench.cli import main
 
-QUICK = ("--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
+QUICK = ("--backbone", "embedded", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_the_submission_of_a_run_is_what_the_server_takes(rdbench: Command, tmp_
     runs, out = tmp_path / "runs", tmp_path / "submission.tar.gz"
     given = ("--root", tmp_path / "data")
     run = ("run", "--dataset", "mvtec_ad2", *given, "--out", runs, *QUICK)
-    export = ("export", "mvtec_ad2", *given, "--run", runs, "--out", out, "--weights", "random")
+    export = ("export", "mvtec_ad2", *given, "--run", runs, "--out", out)
     assert rdbench(*run, "-m", "deterministic").code == 0
     done = rdbench(*export)
     assert (done.code, out.exists()) == (2, False)

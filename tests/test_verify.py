@@ -21,7 +21,7 @@ from tests.made_up import make_cell, make_predictions
 
 pytestmark = pytest.mark.long
 
-RUN = ("--method", "deterministic,tta", "--shift", "exposure:2", *QUICK, "--backbone", "embedded", "--image-size", "32")
+RUN = ("--method", "deterministic,tta", "--shift", "exposure:2", *QUICK, "--image-size", "32")
 
 
 @pytest.fixture(scope="module")

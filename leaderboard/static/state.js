@@ -3,6 +3,15 @@
 // What the page shows: chosen in the form, kept in the address so that a view can be sent, and drawn by whoever
 // subscribes. All text of an entry goes into the page as text, never as markup.
 
+// In a repository the site lies without the libraries, which are the code of others.
+if (!window.DataTable || !window.Plotly) {
+  const note = document.createElement("p");
+  note.className = "caveat";
+  note.textContent =
+    "Sorting, plots and the explorer need datatables.js and plotly.js in static/, which are not here; rdbench leaderboard writes them.";
+  document.getElementById("main").prepend(note);
+}
+
 const rdbench = (() => {
   const NARROW = "(max-width: 40rem)"; // as in style.css
   const boards = new Map();

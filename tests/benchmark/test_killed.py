@@ -74,7 +74,7 @@ class Warm:
 
 def test_killed_at_fifty_random_moments(root: Path, tmp_path: Path) -> None:
     """Whatever stage it is in; a run that was faster than its kill loses a category, so that there is more to do."""
-    small = ("--backbone", "embedded", "--image-size", "32")
+    small = ("--image-size", "32")
     moments = random.Random(0)
     killed = spared = 0
     with Warm() as warm:

@@ -246,7 +246,8 @@ def test_a_page_of_no_run_is_not_written(rdbench: Command, tmp_path: Path) -> No
 
 def test_single_images_get_a_decision_and_a_figure(rdbench: Command, root: Path, tmp_path: Path) -> None:
     given = ("--root", root, "--out", tmp_path / "runs", "-m", "tta", "--keep-models")
-    assert rdbench("run", "--dataset", "mvtec_ad2", *QUICK, *given).code == 0
+    random = ("--backbone", "resnet18", "--weights", "random")
+    assert rdbench("run", "--dataset", "mvtec_ad2", *QUICK, *random, *given).code == 0
     ((directory, result),) = Store(tmp_path / "runs").results()
     image = root / "vial/test_public/bad/000_regular.png"
     done = rdbench("predict", directory, image, "--weights", "random", "--out", tmp_path / "figures")
