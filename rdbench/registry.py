@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdbench.errors import InputError, unknown
+from rdbench.reading import read_bounded
 
 if TYPE_CHECKING:
     from rdbench.protocol import Method
@@ -138,9 +139,7 @@ def _module_path(module: str) -> Path:
 def read_method_file(path: Path, origin: str) -> MethodFile:
     """Read one method file's syntax tree; what is wrong with it is in `problem`, never raised."""
     try:
-        if path.stat().st_size > MAX_SOURCE_BYTES:
-            raise ValueError(f"larger than {MAX_SOURCE_BYTES} bytes")
-        return _parsed(path, origin, path.read_bytes())
+        return _parsed(path, origin, read_bounded(path, MAX_SOURCE_BYTES))
     except SyntaxError as error:
         problem = f"syntax error in line {error.lineno}: {error.msg}"
     except OSError as error:
@@ -298,14 +297,15 @@ def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Metho
     if module is None:
         spec = importlib.util.spec_from_file_location(module_name, method.path)
         assert spec is not None
-        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses look their module up
         try:
-            spec.loader.exec_module(module)
+            # Not by the spec's loader: what runs is to be what was hashed, not what lies in `__pycache__` or was
+            # written meanwhile.
+            exec(compile(_source(method), method.path, "exec"), module.__dict__)
         except BaseException as error:  # whatever a stranger's file raises, or that it would end the program
             sys.modules.pop(module_name, None)
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | BrokenMethod):
                 raise
             raise BrokenMethod(f"{method.path} does not import: {type(error).__name__}: {error}") from error
     method_class: Any = getattr(module, method.class_name, None)
@@ -319,3 +319,14 @@ def load_method(method: MethodFile, options: Mapping[str, OptionValue]) -> Metho
     except (Exception, SystemExit) as error:  # whatever a stranger's class raises
         raise BrokenMethod(f"{method.path}: {type(error).__name__}: {error}") from error
     return instance
+
+
+def _source(method: MethodFile) -> bytes:
+    """The file as it was when its syntax tree was read. Raises BrokenMethod if it is another now."""
+    try:
+        source = read_bounded(method.path, MAX_SOURCE_BYTES)
+    except OSError as error:
+        raise BrokenMethod(f"{method.path} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(source).hexdigest() != method.sha256:
+        raise BrokenMethod(f"{method.path} was changed after it had been read; run the same command again")
+    return source

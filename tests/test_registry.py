@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +185,24 @@ def test_a_file_that_does_not_import_breaks_alone(folder: Path) -> None:
     assert not methods["bad_import"].problem
     with pytest.raises(BrokenMethod, match=r"does not import: ModuleNotFoundError"):
         load_method(methods["bad_import"], {})
+
+
+def test_what_runs_is_what_was_hashed(folder: Path) -> None:
+    """Neither what Python keeps in `__pycache__` of a file of the same size and time, nor a file changed since."""
+    path = folder / "good.py"
+    source = path.read_text() + "\nANSWER = 1\n"
+    path.write_text(source)
+    py_compile.compile(str(path), doraise=True)
+    moment = path.stat()
+    path.write_text(source.replace("ANSWER = 1", "ANSWER = 2"))
+    os.utime(path, ns=(moment.st_atime_ns, moment.st_mtime_ns))
+    method = find_methods(folder)["good"]
+    assert sys.modules[type(load_method(method, {})).__module__].ANSWER == 2
+    path.write_text(source.replace("ANSWER = 1", "ANSWER = 3"))
+    now = find_methods(folder)["good"]
+    path.write_text(source)
+    with pytest.raises(BrokenMethod, match=r"good\.py was changed after it had been read"):
+        load_method(now, {})
 
 
 def test_methods_come_from_installed_packages_too(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ import yaml
 
 from rdbench.benchmark.plan import RunSettings, make_settings
 from rdbench.errors import InputError, unknown
+from rdbench.reading import read_bounded
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 6
@@ -61,9 +62,7 @@ def read_sweep(
     Raises InputError that names the file and the line.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES} bytes; no sweep file is")
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MAX_BYTES).decode()
     except OSError as error:
         raise InputError(f"cannot read the sweep {path}: {error.strerror}") from None
     except UnicodeDecodeError:
