@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,17 +21,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from rdbench.benchmark.results import Predictions
-from rdbench.benchmark.store import read_predictions, read_result, sha256
+from rdbench.benchmark.store import Store, read_predictions, read_result, sha256
 from rdbench.cli import main
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.files import read_image, read_mask_file
 from rdbench.errors import InputError
+from rdbench.reading import MAX_BYTES
 from rdbench.registry import find_methods, read_method_file
 from rdbench.report.entries import read_entry, write_entries
 from rdbench.report.validate import validate_entry
+from tests.command import Command
 from tests.made_up import make_cell, make_predictions, make_source
 
 pytestmark = pytest.mark.long
@@ -114,6 +119,88 @@ def test_predictions_are_read_or_refused(tmp_path: Path, data: st.DataObject) ->
     reason(lambda: Predictions.load(path), (ValueError, OSError))
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[Store, dict[Path, bytes]]:
+    """A store of two sound cells, and what its files hold."""
+    store = Store(tmp_path / "runs")
+    for method in ("deterministic", "tta"):
+        source = make_source(method)
+        assert source.predictions is not None
+        source.predictions().save(tmp_path / "predictions.npz")
+        result = source.result.model_copy(update={"predictions_sha256": sha256(tmp_path / "predictions.npz")})
+        store.write(result, tmp_path / "predictions.npz")
+    return store, {path: path.read_bytes() for path in store.root.rglob("*.*") if path.is_file()}
+
+
+READING = (
+    ("results",), ("results", "-f", "csv"), ("results", "-f", "json"), ("results", "-f", "markdown"), ("curve",),
+    ("compare", "deterministic", "tta", "--runs"), ("readouts",), ("evaluate", "--no-intervals"), ("status",),
+    ("verify", "--cells", "0"), ("submit", "--out", "entries"), ("merge", "--out", "merged"),
+    ("leaderboard", "--out", "site", "--runs"),
+)  # fmt: skip
+
+
+def other_array(array: NDArray[Any], data: st.DataObject) -> NDArray[Any]:
+    """One of another shape, type or content."""
+    changes: list[Callable[[], NDArray[Any]]] = [
+        lambda: np.array(1.5), lambda: array[:-1], lambda: array[:0], lambda: array[None], lambda: array[::-1],
+        lambda: array.astype(str), lambda: np.full(array.shape, np.nan), lambda: np.full(array.shape, 1e300),
+        lambda: np.zeros(array.shape), lambda: np.repeat(array, 2, axis=-1) if array.ndim else array,
+    ]  # fmt: skip
+    return data.draw(st.sampled_from(changes))()
+
+
+@settings(fuzz, max_examples=120)
+@given(data=st.data())
+def test_what_is_read_is_used_or_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rdbench: Command,
+    store: tuple[Store, dict[Path, bytes]],
+    data: st.DataObject,
+) -> None:
+    """By every command that reads results: also where the schema and the hash hold and the content does not."""
+    monkeypatch.chdir(tmp_path)
+    for path, content in store[1].items():
+        path.write_bytes(content)
+    (directory, result), *_ = store[0].results()
+    if data.draw(st.booleans()):
+        arrays = dict(np.load(directory / "predictions.npz"))
+        name = data.draw(st.sampled_from(sorted(arrays)))
+        np.savez(directory / "predictions.npz", **(arrays | {name: other_array(arrays[name], data)}))
+        result = result.model_copy(update={"predictions_sha256": sha256(directory / "predictions.npz")})
+        (directory / "result.json").write_text(result.model_dump_json())
+    else:
+        content = json.loads((directory / "result.json").read_text())
+        (directory / "result.json").write_text(json.dumps(mutate(content, data)))
+    command = data.draw(st.sampled_from(READING))
+    for made in ("entries", "merged", "site"):
+        shutil.rmtree(tmp_path / made, ignore_errors=True)
+    before = set(os.listdir(tmp_path)) | {"entries", "merged", "site"}
+    assert rdbench(*command, "runs").code in (0, 1, 2, 3)
+    assert set(os.listdir(tmp_path)) <= before
+
+
+def test_what_is_no_file_or_far_too_large_is_not_read(tmp_path: Path, rdbench: Command) -> None:
+    cell = tmp_path / "runs/toy/grid/tta-s0-0123456789"
+    cell.mkdir(parents=True)
+    (cell / "result.json").symlink_to("/dev/zero")
+    assert "it is no regular file" in rdbench("results", tmp_path / "runs").error()
+    (cell / "result.json").unlink()
+    with (cell / "result.json").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert "it is larger than 200,000,000 bytes" in rdbench("results", tmp_path / "runs").error()
+    entry = tmp_path / "toy/tta.json"
+    entry.parent.mkdir()
+    entry.symlink_to("/dev/zero")
+    assert "it is no regular file" in " ".join(rdbench("validate", entry).out.split())
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as bomb, bomb.open("scores.npy", "w") as big:
+        for _ in range(MAX_BYTES // 2**20 + 1):
+            big.write(bytes(2**20))
+    with pytest.raises(ValueError, match="unpacked it is larger than"):
+        Predictions.load(tmp_path / "bomb.npz")
+
+
 @fuzz
 @given(data=st.data())
 def test_an_entry_is_read_or_refused_and_checked_in_words(tmp_path: Path, data: st.DataObject) -> None:
@@ -184,7 +271,9 @@ WORDS = st.sampled_from([
     "shifts", "status", "merge", "sweep", "compare", "curve", "readouts", "validate", "submit", "predict",
     "export", "--method", "-m", "-o", "--seed", "--dataset", "--root", "--shift", "--alpha", "--out", "--runs",
     "--cells", "--format", "--help", "tta", "toy", "mvtec_ad", "deterministic", "samples=2", "json", "0", "-1",
-    "1e999", "nan", "exposure:3", "../..", "/nowhere", "runs", "a/b",
+    "1e999", "nan", "exposure:3", "../..", "/nowhere", "runs", "a/b", "--image-size", "--epochs", "--workers",
+    "--batch-size", "--shard", "--map-size", "--cell-timeout", "--backbone", "embedded", "1/2", "9" * 30, "bench",
+    "/dev/zero", "s.yaml",
 ])  # fmt: skip
 
 
@@ -210,7 +299,7 @@ def test_whatever_is_typed_ends_in_words(
     except SystemExit as end:
         code = end.code or 0
     printed = capsys.readouterr()
-    assert code in (0, 1, 2)
+    assert code in (0, 1, 2, 3)
     assert "Traceback" not in printed.out + printed.err
     assert (sorted(os.listdir(outside)), sorted(os.listdir(tmp_path))) == before
 

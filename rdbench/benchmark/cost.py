@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 ROLES = ("teacher", "bottleneck", "decoder")
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Version 2's and version 1's, as a container sees its own."""
 
 
 @contextmanager
@@ -69,6 +71,16 @@ def memory_held(device: torch.device) -> int:
     else:  # the most it has ever held: KiB, on macOS bytes
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return held + (torch.cuda.memory_allocated(device) if device.type == "cuda" else 0)
+
+
+def memory_limit() -> int:
+    """Bytes that this process may hold: the machine's, or the container's where that allows less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [machine]
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def count_flop(predict: Callable[[], object]) -> int:

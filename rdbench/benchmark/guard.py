@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
 
 from rdbench.registry import BrokenMethod
 
@@ -20,6 +25,8 @@ MOST_PRINTED = 4000
 """Characters that a method may print in a process; the rest is not shown."""
 
 _printed: Counter[str] = Counter()
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""That methods have started and Python would wait for at its end."""
 
 
 @contextmanager
@@ -30,8 +37,9 @@ def guarded_call(name: str) -> Iterator[None]:
     end the program.
     """
     settings = process_settings()
+    running = set(threading.enumerate())
     try:
-        with redirect_stdout(_Bounded(name)):
+        with _Bounded(name, sys.stderr) as printed, redirect_stdout(printed), redirect_stderr(printed):
             yield
     except SystemExit as end:
         raise BrokenMethod(f"the method would end the program: SystemExit({end.code!r})") from end
@@ -41,6 +49,12 @@ def guarded_call(name: str) -> Iterator[None]:
         raise BrokenMethod(f"{type(error).__name__}: {error}") from error
     finally:
         restore_settings(settings)
+        _threads.update(thread for thread in set(threading.enumerate()) - running if not thread.daemon)
+
+
+def threads_left() -> bool:
+    """Whether a thread that a method has started still runs and would keep the process from ending."""
+    return any(thread.is_alive() for thread in _threads)
 
 
 class Untouched:
@@ -144,8 +158,54 @@ def _set_hooks(were: list[dict[Any, Any]]) -> None:
         hooks.update(content)
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)  # it cannot be read without being set
+    os.umask(mask)
+    return mask
+
+
+def _autocast() -> list[tuple[str, bool, torch.dtype]]:
+    return [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")]
+
+
+def _set_autocast(were: list[tuple[str, bool, torch.dtype]]) -> None:
+    for kind, enabled, dtype in were:
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, dtype)
+
+
+def _flushes_denormals() -> bool:
+    return not torch.full((1,), 1e-40, dtype=torch.float32, device="cpu").mul(0.5).item()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
+
+def _handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in _SIGNALS]
+
+
+def _set_handlers(were: list[Any]) -> None:
+    for number, handler in zip(_SIGNALS, were, strict=True):
+        signal.signal(number, handler)
+
+
+def _pop_modes(depth: int) -> None:
+    """Leave the modes that were entered since, but for the default device's, which torch itself takes away."""
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack() - depth)]
+    for mode in reversed(modes):
+        if isinstance(mode, DeviceContext):
+            _push_mode(mode)
+
+
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "torch's modes of functions": (torch._C._len_torch_function_stack, _pop_modes),  # first: they change what follows
     "the working directory": (_working_directory, os.chdir),
+    "the mask of new files' modes": (_umask, os.umask),
+    "the handlers of signals": (_handlers, _set_handlers),
+    "an alarm": (lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, lambda _: signal.alarm(0)),
+    "torch's autocast": (_autocast, _set_autocast),
+    "torch's denormals": (_flushes_denormals, torch.set_flush_denormal),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     # Set to none, as it is before a method has set one: with any set, torch wraps every function.
     "torch's default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
@@ -183,16 +243,17 @@ def restore_settings(were: dict[str, object]) -> None:
 
 
 class _Bounded(io.TextIOBase):
-    """Passes the first `MOST_PRINTED` characters of a method's prints on to stderr."""
+    """Passes the first `MOST_PRINTED` characters of a method's prints on; what closes it closes nothing else."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, to: TextIO) -> None:
         self._name = name
+        self._to = to
 
     def write(self, text: str) -> int:
         before = _printed[self._name]
         _printed[self._name] += len(text)
         if before < MOST_PRINTED:
-            sys.stderr.write(text[: MOST_PRINTED - before])
+            self._to.write(text[: MOST_PRINTED - before])
             if _printed[self._name] >= MOST_PRINTED:
-                sys.stderr.write(f"\n{self._name} has printed {MOST_PRINTED} characters; more is not shown\n")
+                self._to.write(f"\n{self._name} has printed {MOST_PRINTED} characters; more is not shown\n")
         return len(text)

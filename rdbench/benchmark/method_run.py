@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdbench.benchmark.cost import memory_limit
 from rdbench.benchmark.images import to_numpy
 from rdbench.benchmark.pixels import PixelTally
 from rdbench.benchmark.results import Predictions
@@ -74,7 +74,7 @@ class MethodRun:
         self.calls += 1
         if self.calls > WARM_UP:
             self.kept_bytes += grown
-        if self.kept_bytes > MOST_KEPT * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        if self.kept_bytes > MOST_KEPT * memory_limit():
             vars(self.method).clear()
             raise BrokenMethod(
                 f"predict keeps memory: {self.kept_bytes / 2**20:,.0f} MB more after {self.calls} batches, which is "

@@ -107,8 +107,8 @@ def make_settings(
     checks = [
         (device in ("auto", "cpu", "cuda") or device.startswith("cuda:"), f"--device {device}: auto, cpu or cuda"),
         (precision in ("auto", "fp32", "bf16"), f"--precision {precision}: auto, fp32 or bf16"),
-        (epochs is None or epochs >= 1, f"--epochs {epochs}: at least 1"),
-        (batch_size >= 1, f"--batch-size {batch_size}: at least 1"),
+        (epochs is None or 1 <= epochs <= 1_000_000, f"--epochs {epochs}: from 1 to 1,000,000"),
+        (1 <= batch_size <= 4096, f"--batch-size {batch_size}: from 1 to 4,096"),
         (0 < alpha < 1, f"--alpha {alpha}: between 0 and 1"),
         (all(seed >= 0 for seed in seeds), f"--seed {min(seeds, default=0)}: not negative"),
         (all(seed < 2**62 for seed in seeds), f"--seed {max(seeds, default=0)}: less than 2**62"),

@@ -7,17 +7,20 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from rdbench.reading import MAX_BYTES, read_bounded
 
 PROTOCOL_VERSION = 1
 """Raised whenever the same cell would give other numbers; results of different versions are never ranked together."""
@@ -25,13 +28,16 @@ PROTOCOL_VERSION = 1
 CLEAN = "clean"
 """The condition of the test set as it is; the others are "kind:severity" and the real lightings."""
 
+MOST_SHOWN = 8000
+"""Characters that are kept of why a cell failed."""
+
 OptionValue = bool | int | float | str
 
 
 class Record(BaseModel):
-    """Base of the stored records: immutable, and refusing fields it does not know."""
+    """Base of the stored records: immutable, and refusing fields it does not know and numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Figure(Record):
@@ -107,7 +113,7 @@ class Split(Record):
 class Threshold(Record):
     """The decision threshold: anomalous if score > value."""
 
-    alpha: float
+    alpha: float = Field(gt=0, lt=1)
     value: float
     level: float
     """The false-alarm level that this many calibration images can attain."""
@@ -157,6 +163,14 @@ class CellResult(Record):
     predictions_sha256: str
     interval: str = Field(description="How the intervals were made, in words.")
 
+    @model_validator(mode="after")
+    def _whole(self) -> CellResult:
+        if missing := {CLEAN, *self.spec.conditions} - self.image.keys():
+            raise ValueError(f"image: the condition {sorted(missing)[0]!r} is missing")
+        if unknown := self.pixel.keys() - self.image.keys():
+            raise ValueError(f"pixel: the condition {sorted(unknown)[0]!r} is not among the image figures'")
+        return self
+
     def figures(self) -> dict[str, dict[str, Figure]]:
         """All figures, by condition and metric name; the cost stands under the clean condition."""
         by_condition = {name: self.image[name] | self.pixel.get(name, {}) for name in self.image}
@@ -169,11 +183,18 @@ class CellFailure(Record):
 
     spec: CellSpec
     stage: str
-    reason: Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+    reason: Annotated[str, AfterValidator(lambda text: _shown(" ".join(text.split())))]
     """In one line, as it is shown in lines; the traceback has it as it was raised."""
-    traceback: str
+    traceback: Annotated[str, AfterValidator(lambda text: _shown(text))]
     bad_input: bool
     """True if the user's input was at fault rather than the method."""
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, fit to be written: cut in the middle, and halves of surrogate pairs spelt out."""
+    if len(text) > MOST_SHOWN:
+        text = f"{text[: MOST_SHOWN // 2]} [...] {text[-MOST_SHOWN // 2 :]}"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -208,17 +229,67 @@ class Predictions:
     @classmethod
     def load(cls, path: Path) -> Predictions:
         """Read what :meth:`save` wrote. Raises ValueError for anything else, OSError for what cannot be read."""
+        return cls.unpack(io.BytesIO(read_bounded(path)))
+
+    @classmethod
+    def unpack(cls, file: IO[bytes]) -> Predictions:
+        """The same from an open file."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with zipfile.ZipFile(file) as packed:
+                if sum(item.file_size for item in packed.infolist()) > MAX_BYTES:
+                    raise ValueError(f"unpacked it is larger than {MAX_BYTES:,} bytes")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
                 missing = set(cls.__dataclass_fields__) - set(archive.files)
                 if missing:
                     raise ValueError(f"it lacks {', '.join(sorted(missing))}")
                 values: dict[str, Any] = {name: archive[name] for name in cls.__dataclass_fields__}
-        except (EOFError, NotImplementedError, AttributeError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise ValueError(f"it is no archive of predictions: {error}") from error
         for name in ("conditions", "images"):
+            if values[name].ndim != 1 or values[name].dtype.kind != "U":
+                raise ValueError(f"{name}: wrong shape or type")
             values[name] = tuple(values[name].tolist())
-        return cls(**values)
+        found = cls(**values)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError if the arrays are not what they are said to be."""
+        conditions, images = len(self.conditions), len(self.images)
+        if not images or self.conditions[:1] != (CLEAN,) or len(set(self.conditions)) < conditions:
+            raise ValueError(f"it wants images, and conditions that differ and start with {CLEAN!r}")
+        members, calibration = self.calibration_members.shape[:1], self.calibration_scores.shape
+        shapes: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(("parts", "labels", "defects", "lightings"), (images,)),
+            **dict.fromkeys(("scores", "uncertainties"), (conditions, images)),
+            "member_scores": (conditions, *members, images),
+            "calibration_scores": calibration[:1],
+            "calibration_uncertainties": calibration,
+            "calibration_members": (*members, *calibration),
+        }
+        arrays = {name: getattr(self, name) for name in shapes}
+        wrong = {name for name, array in arrays.items() if array.shape != shapes[name]}
+        for name, array in arrays.items():
+            match name:
+                case "parts" | "defects" | "lightings":
+                    sound = array.dtype.kind == "U"
+                case "labels":
+                    sound = bool(np.isin(array, (0, 1)).all())
+                case _:
+                    sound = array.dtype.kind == "f" and bool(np.isfinite(array).all())
+            if not sound:
+                wrong.add(name)
+        if not self.calibration_scores.size:
+            wrong.add("calibration_scores")
+        if wrong:
+            raise ValueError(f"{', '.join(sorted(wrong))}: wrong shape, type or values")
+
+
+UNREADABLE = (
+    EOFError, NotImplementedError, AttributeError, KeyError, TypeError, MemoryError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What NumPy and zipfile raise for bytes that are no archive of arrays, beside ValueError."""
 
 
 def slug(name: str) -> str:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from rdbench.benchmark.gallery import GALLERY
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, Record, slug
 from rdbench.errors import InputError
+from rdbench.reading import read_bounded
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.npz"
@@ -276,7 +277,7 @@ def open_store(root: Path, *, create: bool) -> Store:
 def read_result(path: Path) -> CellResult:
     """Read and check one result file. Raises InputError that names the file and the first thing wrong."""
     try:
-        return CellResult.model_validate_json(path.read_bytes())
+        return CellResult.model_validate_json(read_bounded(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

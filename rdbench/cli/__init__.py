@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +15,7 @@ from rdbench import __version__
 from rdbench.cli import bench, compare, data, methods, pages, sweeps
 from rdbench.cli.common import (
     EXIT_BAD_INPUT,
+    EXIT_FAILED,
     MethodsDir,
     Root,
     Runs,
@@ -191,11 +195,34 @@ def options(
     """Benchmark uncertainty in visual anomaly detection by Reverse Distillation."""
 
 
-def main() -> Any:
-    """Entry point: what is wrong with the input becomes one line and exit code 2."""
+def main() -> None:
+    """Entry point: what is wrong with the input becomes one line and exit code 2, with the machine 1."""
     share_cores()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode gets what it can show
     try:
-        return app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk behind a pipe can be said
     except InputError as error:
         say(f"Error: {error}", error=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
+    except OSError as error:
+        with suppress(OSError):  # closed with nothing to write
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(f"Error: {error}", error=True)
+        raise SystemExit(EXIT_FAILED) from None
+    finally:
+        _leave_threads()
+
+
+def _leave_threads() -> None:
+    """End here, with the exit code that is under way, if a method's thread would keep the process for ever."""
+    guard = sys.modules.get("rdbench.benchmark.guard")  # there if a method's code has run
+    if guard is not None and guard.threads_left():
+        end = sys.exc_info()[1]
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else EXIT_FAILED if end else 0)

@@ -9,22 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field, ValidationError
 
-from rdbench.benchmark.results import CLEAN, CellResult, Predictions, Record, slug
+from rdbench.benchmark.results import CellResult, Predictions, Record, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, read_predictions, write_text
 from rdbench.errors import InputError
+from rdbench.reading import read_bounded
 from rdbench.report.assets import leaderboard_directory
-
-MAX_BYTES = 200_000_000
 
 
 class Entry(Record):
@@ -52,9 +49,7 @@ class Source:
 def read_entry(path: Path) -> Entry:
     """Read one entry. Raises InputError that names the file and the first thing wrong with it."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB and is not read")
-        entry = Entry.model_validate_json(path.read_bytes())
+        entry = Entry.model_validate_json(read_bounded(path))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -68,11 +63,6 @@ def read_entry(path: Path) -> Entry:
     wanted = f"{slug(dataset)}/{slug(method)}.json"
     if f"{path.parent.name}/{path.name}" != wanted:
         raise InputError(f"{path} is filed in the wrong place: an entry of {method!r} on {dataset!r} is {wanted}")
-    for index, cell in enumerate(entry.cells):
-        if CLEAN not in cell.image:
-            raise InputError(f"{path} is no valid entry: cells.{index}.image: the condition {CLEAN!r} is missing")
-        if not 0 < cell.threshold.alpha < 1:
-            raise InputError(f"{path} is no valid entry: cells.{index}.threshold.alpha: between 0 and 1 is wanted")
     return entry
 
 
@@ -82,37 +72,9 @@ def entry_predictions(entry: Entry, cell: CellResult, path: Path) -> Predictions
         content = base64.b64decode(entry.predictions[cell.predictions_sha256], validate=True)
         if hashlib.sha256(content).hexdigest() != cell.predictions_sha256:
             raise ValueError("they are not what the result was computed from")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
-                raise ValueError(f"unpacked they are larger than {MAX_BYTES // 1_000_000} MB")
-        predictions = Predictions.load(io.BytesIO(content))  # type: ignore[arg-type]  # NumPy reads it like a file
-        _check(predictions)
-        return predictions
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return Predictions.unpack(io.BytesIO(content))
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: the predictions of {cell.spec} cannot be used: {error}") from error
-
-
-def _check(predictions: Predictions) -> None:
-    """Raise ValueError if the arrays are not what `Predictions` says they are."""
-    p, conditions, images = predictions, len(predictions.conditions), len(predictions.images)
-    if not images or predictions.conditions[:1] != (CLEAN,) or len(set(predictions.conditions)) < conditions:
-        raise ValueError(f"they want images, and conditions that differ and start with {CLEAN!r}")
-    texts = {"parts": p.parts, "defects": p.defects, "lightings": p.lightings}
-    per_image = {"scores": p.scores, "uncertainties": p.uncertainties}
-    calibration = {"calibration_scores": p.calibration_scores, "calibration_uncertainties": p.calibration_uncertainties}
-    wrong = [name for name, array in texts.items() if array.shape != (images,) or array.dtype.kind != "U"]
-    wrong += [name for name, array in per_image.items() if array.shape != (conditions, images)]
-    wrong += [name for name, array in calibration.items() if array.ndim != 1 or not len(array)]
-    members = {"member_scores": p.member_scores, "calibration_members": p.calibration_members}
-    count = p.calibration_members.shape[0] if p.calibration_members.ndim else 0
-    shapes = {"member_scores": (conditions, count, images), "calibration_members": (count, len(p.calibration_scores))}
-    wrong += [name for name, array in members.items() if array.shape != shapes[name]]
-    numbers = per_image | calibration | members
-    wrong += [name for name, array in numbers.items() if array.dtype.kind != "f" or not np.isfinite(array).all()]
-    if p.labels.shape != (images,) or not np.isin(p.labels, (0, 1)).all():
-        wrong.append("labels")
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: wrong shape, type or values")
 
 
 def published(directory: Path | None = None) -> list[Source]:

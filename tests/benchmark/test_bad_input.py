@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 from PIL import Image
 
 import rdbench.benchmark.method_run as method_run
-from rdbench.benchmark.store import Store, read_predictions
+from rdbench.benchmark.store import Store, read_predictions, sha256
 from tests.command import QUICK, Command, start
 from tests.datasets import trees
+from tests.made_up import make_source
 
 pytestmark = pytest.mark.long
 
@@ -43,6 +46,7 @@ def root(tmp_path: Path) -> Path:
         (["--method", "tta", "--image-size", "250"], "--image-size 250"),
         (["--method", "tta", "--image-size", "big"], "--image-size big"),
         (["--method", "tta", "--epochs", "0"], "--epochs 0"),
+        (["--method", "tta", "--batch-size", "9" * 24], f"--batch-size {'9' * 24}: from 1 to 4,096 is wanted"),
         (["--method", "tta", "--alpha", "1"], "--alpha 1"),
         (["--method", "tta", "--device", "tpu"], "--device tpu"),
         (["--method", "tta", "--weights", "nowhere.pth"], "nowhere.pth"),
@@ -61,6 +65,26 @@ def test_what_cannot_be_run_is_said_at_once(
     assert message in done.error()
     assert done.err.startswith("Error: ")
     assert not list(Store(out).results())
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "markdown"])
+def test_where_nothing_can_be_printed_it_is_said(tmp_path: Path, format: str) -> None:
+    """A full disk behind the output, a terminal without Unicode."""
+    source = make_source("tta")
+    assert source.predictions is not None
+    source.predictions().save(tmp_path / "predictions.npz")
+    digest = sha256(tmp_path / "predictions.npz")
+    result = source.result.model_copy(update={"predictions_sha256": digest})
+    Store(tmp_path / "runs").write(result, tmp_path / "predictions.npz")
+    command = [sys.executable, "-m", "rdbench.cli", "results", str(tmp_path / "runs"), "--format", format]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "Error: [Errno 28] No space left on device"
+    plain = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tta" in done.stdout
 
 
 def test_shifts_that_do_nothing_at_this_size_are_said_once(rdbench: Command, tmp_path: Path) -> None:
@@ -220,6 +244,37 @@ class Strange:
             1,
         ),
         ("raise SystemExit(3)", "pass", "the method would end the program: SystemExit(3)", 1),
+        ("raise RuntimeError('\\ud800 bad')", "pass", r"RuntimeError: \ud800 bad", 1),
+        ("raise RuntimeError('x' * 3_000_000)", "pass", "x [...] x", 1),
+        (
+            "pass",
+            "torch.set_autocast_dtype('cpu', torch.bfloat16); torch.set_autocast_enabled('cpu', True); return None",
+            "predict returned NoneType",
+            1,
+        ),
+        ("pass", "torch.set_flush_denormal(True); return None", "predict returned NoneType", 1),
+        (
+            "pass",
+            "import random, numpy; torch.manual_seed(1); random.seed(1); numpy.random.seed(1); return None",
+            "predict returned NoneType",
+            1,
+        ),
+        (
+            "pass",
+            "from torch.overrides import TorchFunctionMode as M; "
+            "type('Odd', (M,), {'__torch_function__': lambda *_: NotImplemented})().__enter__(); return None",
+            "predict returned NoneType",
+            1,
+        ),
+        ("pass", "import sys; sys.stderr.close(); sys.stdout.close(); return None", "predict returned NoneType", 1),
+        ("pass", "import os; os.umask(0o777); return None", "predict returned NoneType", 1),
+        ("pass", "import signal; signal.alarm(1); return None", "predict returned NoneType", 1),
+        (
+            "pass",
+            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); return None",
+            "predict returned NoneType",
+            1,
+        ),
         ("pass", "torch.set_default_dtype(torch.float64); import os; os.chdir('/'); return None", "NoneType", 1),
     ],
 )
@@ -235,9 +290,11 @@ def test_a_strange_method_costs_its_own_cell_alone(
     )  # fmt: skip
     assert done.code == code
     assert reason in done.error()
+    assert len(done.err) < 100_000
     [(directory, result)] = Store(tmp_path / "runs").results()
     assert result.spec.method == "deterministic"
     assert read_predictions(directory, result).scores.tobytes() == undisturbed
+    assert (directory / "result.json").stat().st_mode & 0o400
 
 
 def test_a_method_that_keeps_all_it_sees_is_given_up_before_memory_is_full(
@@ -288,19 +345,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return read_predictions(directory, result).scores.tobytes()
 
 
-def test_what_a_method_prints_is_cut(rdbench: Command, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["stdout", "stderr"])
+def test_what_a_method_prints_is_cut(rdbench: Command, root: Path, tmp_path: Path, to: str) -> None:
     methods = tmp_path / "mine"
     methods.mkdir()
-    (methods / "chatty.py").write_text(METHOD.format(fit="print('hello ' * 10**6)", predict="pass"))
+    fit = f"import sys; print('hello ' * 10**6, file=sys.{to})"
+    (methods / "chatty.py").write_text(METHOD.format(fit=fit, predict="pass").replace("Strange", f"Chatty{to}"))
     done = rdbench(
         "run", "-m", "chatty", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
         "--out", tmp_path / "runs", *QUICK,
     )  # fmt: skip
     assert done.code == 0
     assert "hello" in done.err
-    assert "Strange has printed 4000 characters; more is not shown" in done.err
+    assert f"Chatty{to} has printed 4000 characters; more is not shown" in done.err
     assert "hello" not in done.out
     assert len(done.err) < 10_000
+
+
+def test_a_thread_that_a_method_leaves_does_not_keep_the_run_from_ending(root: Path, tmp_path: Path) -> None:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    fit = "import threading, time; threading.Thread(target=lambda: time.sleep(10**4)).start()"
+    (methods / "threads.py").write_text(METHOD.format(fit=fit, predict="pass"))
+    arguments = ("-m", "threads", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root)
+    assert start("run", *arguments, "--out", tmp_path / "runs", *QUICK).wait(300) == 0
+    assert len(list(Store(tmp_path / "runs").results())) == 1
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_the_commands_publish_check_and_show(rdbench, store, tmp_path, monkeypat
 @pytest.mark.parametrize("alpha", ["NaN", "Infinity", "0", "-1", "1"])
 def test_an_alpha_that_no_threshold_has_is_refused(entry, alpha):
     entry.write_text(entry.read_text().replace('"alpha": 0.1', f'"alpha": {alpha}'))
-    assert "cells.0.threshold.alpha: between 0 and 1 is wanted" in validate_entry(entry)[0]
+    assert "cells.0.threshold.alpha: Input should be" in validate_entry(entry)[0]
 
 
 def test_nothing_to_publish_is_said(tmp_path):
@@ -152,7 +152,7 @@ def turn_interval(content):
         (lambda content: content["cells"][0]["split"].update(test=61), "speaks of 61 test images"),
         (lambda content: content["cells"][0]["split"].update(calibration=12), "12 calibration images, but 24"),
         (lambda content: content["cells"].append(content["cells"][0]), "the cell is there 2 times"),
-        (lambda content: content["cells"][0]["image"].pop("noise:3"), "condition noise:3: in the predictions only"),
+        (lambda content: content["cells"][0]["image"].pop("noise:3"), "image: the condition 'noise:3' is missing"),
         (lambda content: content["cells"][0]["image"]["clean"].pop("ece"), "clean, ece: missing, but"),
         (call_official, "is filed in the wrong place"),
         (turn_interval, "clean, ece: the interval 0.4 to 0.3 is upside down"),
