@@ -351,7 +351,7 @@ def test_real_lightings_are_offered_and_drawn_and_empty_plots_are_not(chrome, li
 def test_the_explorer_treats_equals_as_equals_and_names_who_is_within_chance(chrome, lit_page):
     browser = Browser(chrome).open(lit_page)
     marks = """return Object.fromEntries([...document.querySelectorAll(".costs tbody tr:not(.control)")].map(
-        (row) => [row.cells[0].textContent, [row.cells[1].textContent, row.cells[2].textContent, row.cells[2].className]]))"""
+        ({ cells }) => [cells[0].textContent, [cells[1].textContent, cells[2].textContent, cells[2].className]]))"""
     for miss in (0, 1, 10, 100):
         browser.slide("miss", miss)
         found, verdict = chrome.execute_script(marks), browser.one(".verdict").text
