@@ -156,16 +156,17 @@ def make_lit_source(method: str, category: str = "tile", seed: int = 0, **spec: 
     key = "deterministic" if method.startswith("twin") else method
     one = make_predictions(key, category, seed, parts)
     lightings = np.repeat(LIGHTINGS, parts)
-    repeated = {"parts": [f"part {i}" for i in range(parts)], "labels": one.labels, "defects": one.defects}
     predictions = replace(
         one,
         conditions=("clean",),
         images=tuple(f"{name}_{light}" for light in LIGHTINGS for name in one.images),
+        parts=np.tile([f"part {i}" for i in range(parts)], len(LIGHTINGS)),
+        labels=np.tile(one.labels, len(LIGHTINGS)),
+        defects=np.tile(one.defects, len(LIGHTINGS)),
         lightings=lightings,
         scores=np.concatenate([one.scores[k] for k in (3, 0, 2)])[None],
         uncertainties=np.concatenate([one.uncertainties[k] for k in (3, 0, 2)])[None],
         member_scores=np.zeros((1, 0, len(lightings)), np.float32),
-        **{name: np.tile(array, len(LIGHTINGS)) for name, array in repeated.items()},
     )
     threshold, image = evaluate_predictions(predictions, 0.1, 50)
     custom = f"{category} is not an official category of mvtec_ad2"
