@@ -73,7 +73,7 @@ def test_failures_say_of_how_many_images(lit):
     for condition, images in (("clean", 120), ("regular", 40)):
         rows = board.rows(board.ranking.conditions.index(condition))
         texts = [row.figures[1 + board.columns.index("failures")].text for row in rows if row.method is not None]
-        assert [text.partition(" of ")[2] for text in texts] == [str(images)] * 4
+        assert [text.partition("/")[2] for text in texts] == [str(images)] * 4
 
 
 def test_equal_figures_are_all_the_best(lit):
