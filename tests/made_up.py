@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -141,3 +142,35 @@ def make_source(method: str, category: str = "grid", seed: int = 0, **spec: obje
     cell = make_cell(method, category, seed, conditions=CONDITIONS, **spec)  # type: ignore[arg-type]
     cell = cell.model_copy(update={"threshold": threshold, "image": image})
     return Source(cell, f"toy/{category}/{method}-s{seed}", lambda: predictions)
+
+
+LIGHTINGS = ("overexposed", "regular", "underexposed")
+
+
+def make_lit_source(method: str, category: str = "tile", seed: int = 0, **spec: object) -> Source:
+    """A cell of a custom data set whose parts are each there under three real lightings; equal for `twin` methods.
+
+    Its memory was not measured, as on a machine without a GPU.
+    """
+    parts = 40
+    key = "deterministic" if method.startswith("twin") else method
+    one = make_predictions(key, category, seed, parts)
+    lightings = np.repeat(LIGHTINGS, parts)
+    predictions = replace(
+        one,
+        conditions=("clean",),
+        images=tuple(f"{name}_{light}" for light in LIGHTINGS for name in one.images),
+        parts=np.tile([f"part {i}" for i in range(parts)], len(LIGHTINGS)),
+        labels=np.tile(one.labels, len(LIGHTINGS)),
+        defects=np.tile(one.defects, len(LIGHTINGS)),
+        lightings=lightings,
+        scores=np.concatenate([one.scores[k] for k in (3, 0, 2)])[None],
+        uncertainties=np.concatenate([one.uncertainties[k] for k in (3, 0, 2)])[None],
+        member_scores=np.zeros((1, 0, len(lightings)), np.float32),
+    )
+    threshold, image = evaluate_predictions(predictions, 0.1, 50)
+    custom = f"{category} is not an official category of mvtec_ad2"
+    cell = make_cell(method, category, seed, dataset="mvtec_ad2", custom=custom, **spec)  # type: ignore[arg-type]
+    cost = cell.cost | {"peak_memory_mb": Figure(value=None, note="measured on a GPU only")}
+    cell = cell.model_copy(update={"threshold": threshold, "image": image, "cost": cost})
+    return Source(cell, f"mvtec_ad2/{category}/{method}-s{seed}", lambda: predictions)

@@ -5,15 +5,16 @@
 rdbench.plots = (() => {
   const { state, options, onDraw, set, NARROW } = rdbench;
   const COLOURS = {
-    light: ["#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#3a9bd1", "#5d6670"],
-    dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e59ac6", "#f0c040", "#9ad0ff", "#c0c6cc"],
+    light: ["#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#7a4a1e", "#1d2125"],
+    dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e59ac6", "#f0c040", "#c9956b", "#f4f1ea"],
   }; // after Okabe and Ito, told apart by colour-blind readers; dashes and symbols go on where colours repeat
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "pentagon", "star"];
   const MOST = 12; // lines in one plot
   const SHOWN = 6; // of them at first; the others wait in the legend
 
-  const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+  const onPaper = () => document.documentElement.classList.contains("printing");
+  const dark = () => !onPaper() && matchMedia("(prefers-color-scheme: dark)").matches;
   const narrow = () => matchMedia(NARROW).matches;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -51,7 +52,8 @@ rdbench.plots = (() => {
 
   const AREA = 250; // height of what is drawn in, without axis title and legend
 
-  function place(id, traces, layout, words) {
+  // `room` is for what the words below the horizontal axis need beyond one line.
+  function place(id, traces, layout, words, room = 0) {
     const node = document.querySelector(id);
     const plot = node.matches(".plot") ? node : node.querySelector(".plot");
     const nothing = traces.length === 0;
@@ -69,12 +71,12 @@ rdbench.plots = (() => {
     plot.setAttribute("aria-label", words);
     const base = {
       autosize: true,
-      height: AREA + 66 + legendHeight(plot, traces),
-      margin: { l: 56, r: 12, t: 10, b: 44 },
+      height: AREA + 66 + room + legendHeight(plot, traces),
+      margin: { l: 56, r: 12, t: 10, b: 44 + room },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: css("--sans"), size: 12, color: css("--soft") },
-      legend: { orientation: "h", traceorder: "normal", y: -54 / AREA, x: 0, font: { size: 12 } },
+      legend: { orientation: "h", traceorder: "normal", y: -(54 + room) / AREA, x: 0, font: { size: 12 } },
       hoverlabel: { font: { family: css("--sans") } },
       dragmode: false,
     };
@@ -91,9 +93,12 @@ rdbench.plots = (() => {
       .filter((method) => method >= 0 && board.methods[method][0].toLowerCase().includes(wanted));
   }
 
+  // One line per method that `make` has one for, the reference always among them; the legend says how many are left out.
   function lines(board, data, make, order = chosen(board, data)) {
-    const drawn = order.map((m) => [m, make(m)]).filter(([, made]) => made).slice(0, narrow() ? SHOWN : MOST);
-    return drawn.flatMap(([method, made], i) =>
+    const made = order.map((m) => [m, make(m)]).filter(([, line]) => line);
+    const kept = made.filter(([method], i) => i < MOST || method === board.reference);
+    const count = { x: [null], y: [null], mode: "markers", marker: { opacity: 0 }, hoverinfo: "skip", name: `${kept.length} of ${made.length} methods` };
+    const traces = kept.flatMap(([method, made], i) =>
       [made].flat().map((trace) => ({
         name: short(board.methods[method][0]),
         legendgroup: `m${method}`,
@@ -102,6 +107,7 @@ rdbench.plots = (() => {
         visible: i < SHOWN || method === board.reference ? true : "legendonly",
       })),
     );
+    return kept.length < made.length ? [...traces, count] : traces;
   }
 
   // Room for the lines, and for their bands unless these are so wide that the lines would be flat.
@@ -188,10 +194,11 @@ rdbench.plots = (() => {
         traces.push({ x: coverage, y, name, mode: "lines", line: soft(dash) });
     }
     const top = Math.max(0.01, ...traces.filter((trace) => trace.fill === undefined).flatMap((trace) => trace.y));
-    place("#plot-risk", traces, { xaxis: axis("Coverage", percent), yaxis: axis("Error rate", { ...percent, range: [0, 1.35 * top] }) },
+    place("#plot-risk", traces, { xaxis: axis("Coverage", { ...percent, range: [0.08, 1.02] }), yaxis: axis("Error rate", { ...percent, range: [0, 1.35 * top] }) },
       traces.length ? "Risk-coverage curves; the area under them is AURC in the table." : NEEDS);
   }
 
+  // Against the severity of one kind of shift, or over the real lightings, which have names instead.
   function severity(board, data, trends, id, metric, kind, half) {
     const points = Object.hasOwn(trends.kinds, kind ?? "") ? trends.points[metric]?.[kind] : undefined;
     const severities = trends.kinds[kind];
@@ -205,9 +212,13 @@ rdbench.plots = (() => {
     if (traces.length && half)
       traces.push({ x: [severities[1] - 0.2, severities.at(-1) + 0.2], y: [0.5, 0.5], mode: "lines", line: soft("dot"), name: "blind", hoverinfo: "skip" });
     const yaxis = axis(trends.titles[metric] ?? "", { range: traces.length ? room(traces) : undefined });
-    place(id, traces, { xaxis: axis(`Severity of ${kind ?? "the shift"}`, { dtick: 1 }), yaxis },
-      traces.length ? `${trends.titles[metric]} by severity of ${kind}.` : "Needs results under a shift.");
+    const title = isNamed(severities) ? "Lighting" : `Severity of ${kind}`;
+    const slanted = isNamed(severities) && narrow();
+    const xaxis = axis(slanted ? "" : title, isNamed(severities) ? { type: "category", tickangle: slanted ? 40 : 0 } : { dtick: 1 });
+    place(id, traces, { xaxis, yaxis }, traces.length ? `${trends.titles[metric]} by ${title.toLowerCase()}.` : "No method has this figure here.", slanted ? 36 : 0);
   }
+
+  const isNamed = (severities) => typeof severities[0] === "string";
 
   function trend(board, data, trends) {
     const figure = document.getElementById("plot-trend");
@@ -217,9 +228,15 @@ rdbench.plots = (() => {
     if (!kinds.includes(state.kind)) state.kind = kinds[0];
     options(figure.querySelector("[name=trend]"), metrics.map((m) => [m, trends.titles[m]]), state.trend);
     options(figure.querySelector("[name=kind]"), kinds.map((k) => [k, k]), state.kind);
-    figure.querySelector(".choices").hidden = kinds.length === 0;
+    const response = document.getElementById("plot-response");
+    figure.hidden = kinds.length === 0;
+    figure.querySelector("[name=kind]").closest("label").hidden = kinds.length < 2;
+    response.hidden = figure.hidden || isNamed(trends.kinds[state.kind]);
+    if (figure.hidden) return;
+    figure.querySelector(".start").textContent = response.hidden
+      ? "The first lighting is that of the training images." : "Severity 0 is the clean test set.";
     severity(board, data, trends, "#plot-trend", state.trend, state.kind, false);
-    severity(board, data, trends, "#plot-response", "shift_auroc", state.kind, true);
+    if (!response.hidden) severity(board, data, trends, "#plot-response", "shift_auroc", state.kind, true);
   }
 
   function reliability(board, data) {
@@ -237,6 +254,8 @@ rdbench.plots = (() => {
     const found = data.critical;
     if (!found) return place("#plot-critical", [], {}, "Needs two methods with AUGRC in at least two cells.");
     const names = found.methods.map((m) => board.methods[m][0]);
+    if (found.cells < 6)
+      return place("#plot-critical", [], {}, `With ${found.cells} cells (category and seed) the test can tell no two methods apart; it takes six.`);
     const rows = names.map((_, i) => -i);
     const marks = found.methods.map((m) => looks(data, m).marker);
     const traces = found.groups.map(([first, last], i) => ({
@@ -248,17 +267,13 @@ rdbench.plots = (() => {
       hovertemplate: "%{text}: mean rank %{x:.2f}<extra></extra>" });
     const [least, most] = [found.ranks[0], found.ranks.at(-1)];
     const room = Math.max(most - least, 0.5);
-    const note = found.cells < 6 ? ` With ${found.cells} cells the test can tell no two methods apart.` : "";
     place("#plot-critical", traces, {
       showlegend: false,
       height: Math.max(300, 106 + 26 * names.length),
-      margin: { l: 56, r: 12, t: 10, b: 64 },
-      xaxis: axis("", { range: [least - 0.1 * room, most + 0.1 * room], tickangle: 0, nticks: narrow() ? 4 : 8 }),
-      annotations: [{ text: `Mean rank, ${found.cells} cells${note && "<br>too few to tell two apart"}`, xref: "paper", x: 1, xanchor: "right",
-        yref: "paper", y: 0, yanchor: "top", yshift: -26, showarrow: false, font: { size: 14 } }],
+      xaxis: axis(`Mean rank, ${found.cells} cells`, { range: [least - 0.1 * room, most + 0.1 * room], tickangle: 0, nticks: narrow() ? 4 : 8 }),
       yaxis: { tickvals: rows, ticktext: names.map((name) => short(name, narrow() ? 18 : 28)), showgrid: false, zeroline: false, automargin: true },
       shapes: names.map((_, i) => ({ type: "line", layer: "below", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
-    }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.${note}`);
+    }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.`);
   }
 
   for (const name of ["x", "y", "trend", "kind"])

@@ -21,8 +21,15 @@ const rdbench = (() => {
   }
   const first = boards.keys().next().value;
   const defaults = { results: first, images: "clean", category: "", sort: "", find: "" };
-  const state = { ...defaults, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
-  if (!boards.has(state.results)) state.results = first;
+  const state = {};
+
+  // What the address does not say is as at first.
+  function read() {
+    for (const name of Object.keys(state)) delete state[name];
+    Object.assign(state, defaults, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+    if (!boards.has(state.results)) state.results = first;
+  }
+  read();
 
   const received = new Map();
   const waiting = new Map();
@@ -58,7 +65,7 @@ const rdbench = (() => {
     const mine = ++turn;
     const shown = board();
     if (!Object.hasOwn(shown.conditions, state.images)) state.images = "clean";
-    if (state.category && !shown.categories.includes(state.category)) state.category = "";
+    if (shown.categories.length < 2 || !shown.categories.includes(state.category)) state.category = "";
     const name = `${shown.id}/${state.images}`;
     const [path, byCategory] = shown.conditions[state.images];
     const [data, trends, categories] = await Promise.all([
@@ -86,10 +93,20 @@ const rdbench = (() => {
 
   addEventListener("DOMContentLoaded", draw);
   addEventListener("hashchange", () => {
-    Object.assign(state, defaults, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
-    if (!boards.has(state.results)) state.results = first;
+    read();
     draw();
   });
+
+  // Paper is light, has a width of its own, and nothing on it can be opened.
+  let closed = [];
+  const onPaper = (printing) => () => {
+    document.documentElement.classList.toggle("printing", printing);
+    if (printing) closed = [...document.querySelectorAll("details:not([open])")];
+    for (const details of closed) details.open = printing;
+    draw();
+  };
+  addEventListener("beforeprint", onPaper(true));
+  addEventListener("afterprint", onPaper(false));
   for (const query of ["(prefers-color-scheme: dark)", NARROW]) matchMedia(query).addEventListener("change", draw);
   return { NARROW, boards, state, receive, draw, set, options, onDraw: (drawer) => drawers.push(drawer) };
 })();

@@ -104,18 +104,19 @@
     return [[column, direction === "desc" ? "desc" : "asc"]];
   }
 
-  // "lighting:" for the severities of a shift, the name itself for the clean set and real lightings
+  // "noise:" for the severities of a shift, the name itself for the clean set and real lightings
   const kindOf = (name) => (name.includes(":") ? `${name.split(":")[0]}:` : name);
 
   function showForm(board) {
     const names = Object.keys(board.conditions);
     const kinds = [...new Set(names.map(kindOf))];
     const kind = kindOf(state.images);
-    const words = (k) => (k === "shifts:" ? "all shifts" : k.endsWith(":") ? `shift: ${k.slice(0, -1)}` : k);
+    const words = (k) => (k === "shifts:" ? "all shifts" : k.endsWith(":") ? `shift: ${k.slice(0, -1)}` : board.conditions[k][2]);
     options(form.elements.images, kinds.map((k) => [k, words(k)]), kind);
     const severities = names.filter((name) => kind.endsWith(":") && kindOf(name) === kind).reverse();
     options(form.elements.severity, severities.map((name) => [name, name.split(":")[1]]), state.images);
     form.elements.severity.closest("label").hidden = severities.length === 0;
+    form.elements.category.closest("label").hidden = board.categories.length < 2;
     options(form.elements.category, [["", "all"], ...board.categories.map((c) => [c, c])], state.category);
     form.elements.results.value = board.id;
     if (form.elements.find.value !== state.find) form.elements.find.value = state.find;

@@ -288,8 +288,11 @@ def _exact_p(moved: FloatArray, ranks: FloatArray) -> float:
     SciPy's exact distribution knows no ties, and its normal approximation is too sure of itself with few pairs.
     """
     steps = (2 * ranks).astype(np.int64)  # mean ranks of ties are whole or half
-    chance = np.ones(1)
+    chance = np.zeros(steps.sum() + 1)  # of each rank sum
+    chance[0] = 1.0
     for step in steps:
-        chance = (np.pad(chance, (0, step)) + np.pad(chance, (step, 0))) / 2
+        lost = chance / 2
+        chance = lost.copy()
+        chance[step:] += lost[:-step]
     won = int(steps[moved > 0].sum())
     return float(min(1.0, 2 * min(chance[: won + 1].sum(), chance[won:].sum())))

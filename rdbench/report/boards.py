@@ -68,7 +68,7 @@ class Board:
         if (condition, category) not in self._rows:
             mean = self.mean if category is None else self.by_category[category]
             ranks = self.standings[condition].ranks if category is None else {}
-            self._rows[condition, category] = table_rows(self.ranking, mean, self.columns, condition, ranks)
+            self._rows[condition, category] = table_rows(self.ranking, mean, self.columns, condition, ranks, category)
         return self._rows[condition, category]
 
     def data_path(self, condition: str, part: str = "") -> str:

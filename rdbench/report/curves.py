@@ -22,7 +22,7 @@ from rdbench.metrics.calibration import (
 )
 from rdbench.metrics.selective import augrc_of, controls, rank_errors, risk_coverage_curve
 from rdbench.metrics.statistics import part_weights
-from rdbench.report.means import FloatArray, mean_interval
+from rdbench.report.means import FloatArray, mean_interval, nan_mean
 from rdbench.report.rankings import Ranking
 
 REVIEWED = np.linspace(0, 1, 51)
@@ -44,6 +44,8 @@ class Curves:
     """`SHARES` for the method's uncertainty, and with the suffix `_margin` for the threshold margin."""
     risks: dict[str, FloatArray]
     """`RISKS`, and `risk_low` and `risk_high`, the 95 % interval of the first; over the first `COVERED` points."""
+    parts: FloatArray
+    """(2,) how many anomalous and how many normal parts the shares are of."""
     reliability: ReliabilityCurve | None
     """Of the probabilities fitted across folds, cells pooled."""
 
@@ -70,6 +72,7 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
     augrc = np.full((*places, RESAMPLES), np.nan)
     shares = {name: np.full((*places, len(REVIEWED)), np.nan) for s in ("", "_margin") for name in with_suffix(s)}
     risks = {name: np.full((*places, COVERED), np.nan) for name in (*RISKS, "risk_low", "risk_high")}
+    parts = np.full((*places, 2), np.nan)
     calibrated: dict[tuple[int, int], list[tuple[NDArray[np.int8], FloatArray]]] = {}
     for (m, c, s), source in ranking.cells.items():
         advance()
@@ -85,6 +88,7 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
             view = by_condition[condition]
             for name, curve in review_shares(view, threshold).items():
                 shares[name][m, c, s, k] = curve
+            parts[m, c, s, k] = [len(np.unique(view.parts[view.labels == label])) for label in (1, 0)]
             errors = wrong(view, threshold)
             if errors.any():
                 resampled, augrc[m, c, s, k] = _risk_replicates(view, errors)
@@ -98,7 +102,7 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
                 p = cross_fitted_probabilities(view.labels, view.scores, view.parts, FOLD_SEED)
                 calibrated.setdefault((m, k), []).append((view.labels, p))
     for k, members in ranking.pooled.items():
-        for array in (augrc, *shares.values(), *risks.values()):
+        for array in (augrc, parts, *shares.values(), *risks.values()):
             array[:, :, :, k] = np.mean(array[:, :, :, list(members)], axis=3)
         for m in range(places[0]):
             pooled = [pair for member in members for pair in calibrated.get((m, member), [])]
@@ -113,6 +117,7 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
         (m, k): Curves(
             {name: array[m, k] for name, array in mean_shares.items()},
             {name: array[m, k] for name, array in mean_risks.items()},
+            np.nansum(nan_mean(parts[m, :, :, k], 1), axis=0),
             _reliability(calibrated.get((m, k), [])),
         )
         for m in range(places[0])

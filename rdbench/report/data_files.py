@@ -16,11 +16,11 @@ from rdbench.report.boards import Board
 from rdbench.report.columns import describe, title
 from rdbench.report.curves import REVIEWED, Curves
 from rdbench.report.pages import sureness
-from rdbench.report.rankings import ALL_SHIFTS
 from rdbench.report.views import CONTROL_NAMES, Row
 
 TRENDS = ("image_auroc", "aupro_30", "augrc", "failure_auroc", "fpr", "fnr", "ece", "shift_auroc")
 """Figures drawn against severity."""
+LIGHTINGS = "real lightings"
 
 
 def data_scripts(board: Board) -> dict[str, str]:
@@ -64,6 +64,7 @@ def _row(row: Row) -> list[Any]:
 
 def _curves(curves: Curves) -> dict[str, Any]:
     made: dict[str, Any] = {name: _numbers(curve) for name, curve in (curves.shares | curves.risks).items()}
+    made["parts"] = _numbers(curves.parts)
     if curves.reliability is not None:
         probability, frequency, images = curves.reliability
         made["reliability"] = [_numbers(probability), _numbers(frequency), images.tolist()]
@@ -75,13 +76,22 @@ def _numbers(values: NDArray[np.float64]) -> list[float | None]:
 
 
 def _trends(board: Board) -> dict[str, Any]:
-    """Means against severity: per metric and kind of shift, per method, [value, low, high] at each severity."""
+    """Means against severity: per metric and kind of shift, per method, [value, low, high] at each severity.
+
+    The real lightings are one more kind, whose "severities" are their names.
+    """
     ranking, mean = board.ranking, board.mean
     kinds: dict[str, list[str]] = {}
     for name in ranking.conditions:
         kind, colon, severity = name.partition(":")
         if colon and severity.isdigit():
             kinds.setdefault(kind, []).append(name)
+    axes: dict[str, list[Any]] = {
+        kind: [0, *(int(n.partition(":")[2]) for n in names)] for kind, names in kinds.items()
+    }
+    drawn = {kind: [CLEAN, *names] for kind, names in kinds.items()}
+    if ranking.lightings:
+        axes[LIGHTINGS] = drawn[LIGHTINGS] = list(ranking.lightings)
     metrics = [name for name in TRENDS if name in ranking.metrics]
     stacked = np.stack([mean.value, mean.low, mean.high], axis=-1)  # (M, K, F, 3)
 
@@ -93,7 +103,6 @@ def _trends(board: Board) -> dict[str, Any]:
     return {
         "titles": {name: title(name) for name in metrics},
         "directions": {name: describe(name).direction for name in metrics},
-        "kinds": {kind: [0, *(int(n.partition(":")[2]) for n in names)] for kind, names in kinds.items()},
-        "points": {m: {kind: points(m, [CLEAN, *names]) for kind, names in kinds.items()} for m in metrics},
-        "pooled": ALL_SHIFTS in ranking.conditions,
+        "kinds": axes,
+        "points": {m: {kind: points(m, names) for kind, names in drawn.items()} for m in metrics},
     }

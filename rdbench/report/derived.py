@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rdbench.benchmark.results import CLEAN
 from rdbench.report.entries import Source
 from rdbench.report.means import FloatArray, nan_mean
 
@@ -19,6 +20,8 @@ COST_RATIOS = {
 REFERENCE = "deterministic"
 """The method that costs are relative to, where it was run on the same machine."""
 NO_REFERENCE = f"no {REFERENCE} on the same machine"
+REGULAR = "regular"
+"""The real lighting of the training images."""
 Place = tuple[int, int, int, int, int]
 """Indices of method, category, seed, condition and metric."""
 
@@ -30,10 +33,13 @@ def derive(value: FloatArray, metric_at: dict[str, int], conditions: Sequence[st
     def figure(name: str) -> FloatArray:
         return value[..., metric_at[name]] if name in metric_at else missing
 
+    measured = is_measured(value)
     shifts = [":" in name for name in conditions]
-    every = is_measured(value)[..., shifts].all(axis=3)
-    shifted = np.where(every, nan_mean(figure("image_auroc")[..., shifts], 3), np.nan)
-    value[..., metric_at["image_auroc_shifted"]] = shifted[..., None]
+    lights = [is_lighting(name) and name != REGULAR for name in conditions]
+    for name, chosen in (("image_auroc_shifted", shifts), ("image_auroc_lightings", lights)):
+        every = measured[..., chosen].all(axis=3)
+        mean = np.where(every, nan_mean(figure("image_auroc")[..., chosen], 3), np.nan)
+        value[..., metric_at[name]] = mean[..., None]
     value[..., metric_at["augrc_saved"]] = figure("augrc_margin") - figure("augrc")
 
 
@@ -44,25 +50,41 @@ def derive_ratios(
     placed: dict[tuple[int, int, int], Source],
     notes: dict[Place, str],
 ) -> None:
-    """Fill in each cell's costs relative to the reference's of the same category and seed, from the same machine."""
+    """Fill in each cell's costs relative to the reference's of the same category and seed, from the same machine.
+
+    A method with no fewer training passes and parameters than the reference, such as one that builds on its student,
+    is not cheaper to train: where the clock says so, the ratio is 1.
+    """
     for (m, c, s), source in placed.items():
         beside = placed.get((reference, c, s))
         same = beside is not None and _machine(source) == _machine(beside)
         for ratio, cost in COST_RATIOS.items():
             if cost not in metric_at:
                 continue
-            own = value[m, c, s, :, metric_at[cost]]
+            at, of = metric_at[ratio], metric_at[cost]
+            own = value[m, c, s, :, of]
             if same:
-                value[m, c, s, :, metric_at[ratio]] = own / value[reference, c, s, :, metric_at[cost]]
-            else:
-                for k in np.flatnonzero(~np.isnan(own)).tolist():
-                    notes[m, c, s, k, metric_at[ratio]] = NO_REFERENCE
+                value[m, c, s, :, at] = own / value[reference, c, s, :, of]
+            for k in np.flatnonzero(np.isnan(value[m, c, s, :, at])).tolist():
+                note = notes.get((m, c, s, k, of)) if np.isnan(own[k]) else "" if same else NO_REFERENCE
+                if note:
+                    notes[m, c, s, k, at] = note
+    if "train_passes" in metric_at and "parameters" in metric_at:
+        size = value[..., [metric_at["train_passes"], metric_at["parameters"]]]
+        no_less = (size >= size[reference]).all(axis=-1)
+        ratios = value[..., metric_at["train_ratio"]]
+        np.copyto(ratios, np.maximum(ratios, 1.0), where=no_less)
 
 
 def _machine(source: Source) -> tuple[str, int]:
     """What a cell's cost was measured on, as far as its result tells."""
     made = source.result.provenance
     return made.device, made.threads
+
+
+def is_lighting(condition: str) -> bool:
+    """Whether the condition is a real lighting: not the whole test set, and no shift made by us."""
+    return condition != CLEAN and ":" not in condition
 
 
 def is_measured(value: FloatArray) -> NDArray[np.bool_]:

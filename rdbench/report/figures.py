@@ -18,7 +18,7 @@ from rdbench.report.reread import Reread
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#3a9bd1", "#5d6670")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#7a4a1e", "#1d2125")
 """After Okabe and Ito; dashes and symbols go on where they repeat."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 INK, SOFT, LINE = "#1d2125", "#5b646d", "#e2e3de"

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from rdbench.report.boards import Board
-from rdbench.report.standings import best_and_tied
+from rdbench.report.rankings import Ranking
+from rdbench.report.standings import CriticalDifference, best_and_tied
 from rdbench.report.tidy import plain_text
 from rdbench.report.views import BEST, TIED
 
 COLUMNS = (
-    "board", "dataset", "custom", "backbone", "weights", "width", "height", "alpha", "protocol", "method", "condition",
-    "metric", "value", "low", "high", "cells", "of_cells", "rank_low", "rank_high", "mark", "note",
+    "board", "dataset", "custom", "backbone", "weights", "width", "height", "alpha", "protocol", "unattained",
+    "method", "ranked", "condition", "metric", "value", "low", "high", "cells", "of_cells", "rank_low", "rank_high",
+    "mark", "note",
 )  # fmt: skip
 
 
@@ -32,14 +34,14 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
         spec, height_width = board.ranking.spec, board.ranking.spec.image_size
         shared = (
             board.id, spec.dataset, board.ranking.custom, spec.backbone, spec.weights, height_width[1], height_width[0],
-            board.ranking.alpha, spec.protocol,
+            board.ranking.alpha, spec.protocol, board.ranking.unattained,
         )  # fmt: skip
         for method, condition, figure in _figures(board):
             rank = board.standings[board.ranking.conditions.index(condition)].ranks.get(method)
             ranks = (rank.low, rank.high) if rank and figure["metric"] == "augrc" else (None, None)
             values = (figure[key] for key in ("metric", "value", "low", "high", "cells", "of_cells"))
-            name = board.ranking.methods[method]
-            rows.append((*shared, name, condition, *values, *ranks, figure["mark"], figure["note"]))
+            name, ranked = board.ranking.methods[method], bool(board.ranking.complete[method])
+            rows.append((*shared, name, ranked, condition, *values, *ranks, figure["mark"], figure["note"]))
     return plain_text(pd.DataFrame(rows, columns=list(COLUMNS))).to_csv(index=False, lineterminator="\n")
 
 
@@ -66,6 +68,7 @@ def _board(board: Board) -> dict[str, Any]:
             condition: {
                 "least_difference": None if math.isnan(standing.least) else standing.least,
                 "ranks": {ranking.methods[m]: [rank.low, rank.high] for m, rank in standing.ranks.items()},
+                "critical_difference": _critical(ranking, standing.critical),
             }
             for condition, standing in zip(ranking.conditions, board.standings, strict=True)
         },
@@ -88,6 +91,18 @@ def _board(board: Board) -> dict[str, Any]:
             }
             for m, name in enumerate(ranking.methods)
         ],
+    }
+
+
+def _critical(ranking: Ranking, found: CriticalDifference | None) -> dict[str, Any] | None:
+    """Mean ranks by method, best first, and the groups in which no two methods differ."""
+    if found is None:
+        return None
+    names = [ranking.methods[m] for m in found.methods]
+    return {
+        "cells": found.cells,
+        "mean_ranks": dict(zip(names, found.ranks, strict=True)),
+        "alike": [names[first : last + 1] for first, last in found.groups],
     }
 
 
@@ -114,7 +129,7 @@ def _figures(board: Board) -> Iterator[tuple[int, str, dict[str, Any]]]:
                         "high": high,
                         "cells": int(mean.defined[m, k, f]),
                         "of_cells": cells,
-                        "mark": BEST if best[f] == m else TIED if tied[m, f] else "",
+                        "mark": BEST if best[m, f] else TIED if tied[m, f] else "",
                         "note": note,
                     },
                 )

@@ -9,20 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from rdbench.benchmark.results import CellResult, slug
+from rdbench.benchmark.results import CLEAN, CellResult, slug
 from rdbench.registry import MethodFile
 from rdbench.report.boards import TEACHERS_APART, Board
-from rdbench.report.columns import describe, title, written, written_interval
+from rdbench.report.columns import TIMES, describe, title, written, written_interval
 from rdbench.report.derived import COST_RATIOS
 from rdbench.report.entries import Source
 from rdbench.report.gallery import Shown, pictures
+from rdbench.report.rankings import Ranking
 from rdbench.report.standings import LEAD
 from rdbench.report.views import CONTROL_NAMES, Written, reference_method
 from rdbench.words import count
 
 Facts = list[tuple[str, str]]
-SAME_UNDER_ALL_CONDITIONS = ("image_auroc_shifted", *COST_RATIOS)
+SAME_UNDER_ALL_CONDITIONS = ("image_auroc_shifted", "image_auroc_lightings", *COST_RATIOS)
 """Columns that would say one thing in every row of a table by condition."""
+NO_BREAK_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 
 
 def columns(board: Board) -> list[dict[str, str]]:
@@ -35,10 +37,24 @@ def columns(board: Board) -> list[dict[str, str]]:
     return [
         rank,
         *(
-            {"name": m.name, "title": title(m.name), "direction": m.direction, "definition": m.definition}
+            {"name": m.name, "title": unbroken(title(m.name)), "direction": m.direction, "definition": m.definition}
             for m in described
         ),
     ]
+
+
+def unbroken(words: str) -> str:
+    """A column's title that breaks at whole words only, and never before a lone sign."""
+    return re.sub(f" (?=[{TIMES}%])", "\N{NO-BREAK SPACE}", words.replace("-", NO_BREAK_HYPHEN))
+
+
+def under(ranking: Ranking, condition: str) -> str:
+    """A condition in words."""
+    if condition == CLEAN:
+        return "all lightings" if ranking.lightings else CLEAN
+    if condition in ranking.lightings:
+        return f"lighting: {condition}"
+    return condition
 
 
 def section(board: Board) -> dict[str, Any]:
@@ -48,10 +64,11 @@ def section(board: Board) -> dict[str, Any]:
         "id": board.id,
         "label": ", ".join([ranking.spec.backbone, _pixels(board), *badges(board)]),
         "dataset": ranking.spec.dataset,
+        "name": ranking.name,
         "custom": ranking.custom,
         "unattained": ranking.unattained,
         "badges": badges(board),
-        "facts": facts(board),
+        "facts": [count(len(ranking.methods), "method"), *facts(board)],
         "columns": columns(board),
         "rows": board.rows(0),
         "sureness": sureness(board, 0),
@@ -71,7 +88,8 @@ def script_data(board: Board) -> dict[str, Any]:
         "controls": list(CONTROL_NAMES.values()),
         "reference": reference_method(board.ranking),
         "conditions": {
-            name: [board.data_path(name), board.data_path(name, "categories")] for name in board.ranking.conditions
+            name: [board.data_path(name), board.data_path(name, "categories"), under(board.ranking, name)]
+            for name in board.ranking.conditions
         },
         "trends": board.data_path("", "trends"),
         "categories": board.ranking.categories,
@@ -81,18 +99,17 @@ def script_data(board: Board) -> dict[str, Any]:
 def badges(board: Board) -> list[str]:
     """Marks of results that are not to be mistaken for the usual ones."""
     weights = board.ranking.spec.weights
-    marks = ["custom data"] if board.ranking.custom else []
-    marks += [f"{weights} teacher"] if weights in TEACHERS_APART else []
+    marks = [f"{weights} teacher"] if weights in TEACHERS_APART else []
     return marks + ([board.ranking.level] if board.ranking.level else [])
 
 
 def facts(board: Board) -> list[str]:
     """What the results of a board have in common."""
     ranking = board.ranking
+    backbone, weights = ranking.spec.backbone, ranking.spec.weights
     return [
-        f"teacher {ranking.spec.backbone} ({ranking.spec.weights})",
+        f"teacher {backbone}" + (f" ({weights})" if weights != backbone else ""),
         _pixels(board),
-        count(len(ranking.methods), "method"),
         ranking.extent,
         count(len(ranking.seeds), "seed"),
         f"threshold at {100 * ranking.alpha:g} % false alarms, from normal images",
@@ -128,7 +145,7 @@ def method_page(
     at_hand = file is not None and {cell.spec.method_sha256 for cell in cells} == {file.sha256}
     return {
         "name": ranking.methods[method],
-        "dataset": ranking.spec.dataset,
+        "dataset": ranking.name,
         "badges": badges(board),
         "facts": facts(board),
         "unattained": ranking.unattained,
@@ -136,11 +153,12 @@ def method_page(
         "options": _options(cells, file if at_hand else None),
         "condition_columns": _table_columns(board, SAME_UNDER_ALL_CONDITIONS),
         "by_condition": [
-            (name, _figures(board, row.figures, SAME_UNDER_ALL_CONDITIONS))
+            (under(ranking, name), _figures(board, row.figures, SAME_UNDER_ALL_CONDITIONS))
             for k, name in enumerate(ranking.conditions)
             for row in board.rows(k)
             if row.method == method
         ],
+        "images": "all lightings" if ranking.lightings else "clean test images",
         "category_columns": _table_columns(board, COST_RATIOS),
         "by_category": [
             (name, ranking.seeds_of(method, c), _figures(board, row.figures, COST_RATIOS))
@@ -149,10 +167,11 @@ def method_page(
             if row.method == method
         ],
         "cost": [
-            (title(name), written(name, value), written_interval(name, low, high), describe(name).definition)
+            (title(name), note or written(name, value), written_interval(name, low, high), describe(name).definition)
             for f, name in enumerate(ranking.metrics)
             for value, low, high in [(array[method, 0, f] for array in (mean.value, mean.low, mean.high))]
-            if (describe(name).family == "cost" or name.endswith("_ratio")) and not np.isnan(value)
+            for note in [ranking.why_undefined(method, 0, f) if np.isnan(value) else ""]
+            if (describe(name).family == "cost" or name.endswith("_ratio")) and (note or not np.isnan(value))
         ],
         "provenance": provenance(cells),
         "commands": commands(cells),

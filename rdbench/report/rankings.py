@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
 from rdbench.report.columns import DERIVED, bounded, describe, signed
-from rdbench.report.derived import REFERENCE, Place, derive, derive_ratios, is_measured
+from rdbench.report.derived import REFERENCE, REGULAR, Place, derive, derive_ratios, is_lighting, is_measured
 from rdbench.report.entries import Source
 from rdbench.report.means import FloatArray, Mean, mean_interval, nan_mean
 from rdbench.report.variants import category_labels, method_labels
@@ -56,13 +56,27 @@ class Ranking:
     pooled: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Conditions that are means over others, see `with_mean_shifts`."""
 
+    @cached_property
+    def name(self) -> str:
+        """The data set, or what custom data is laid out as it."""
+        if not self.custom:
+            return self.spec.dataset
+        names = sorted({source.result.spec.category for source in self.cells.values()})
+        some = ", ".join(names) if len(names) <= 3 else count(len(names), "category")
+        return f"{some} (custom data, laid out as {self.spec.dataset})"
+
+    @cached_property
+    def lightings(self) -> tuple[str, ...]:
+        """The real lightings among the conditions, that of the training images first."""
+        return tuple(name for name in self.conditions if is_lighting(name))
+
     @property
     def title(self) -> str:
         """What its results have in common, in one line."""
         spec = self.spec
         height, width = spec.image_size
         words = [
-            spec.dataset + (" (custom data)" if self.custom else ""),
+            self.name,
             spec.backbone if spec.weights == spec.backbone else f"{spec.backbone}, weights {spec.weights}",
             f"{width} x {height} px",
             self.extent,
@@ -230,26 +244,26 @@ def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
         for key, source in kept.items()
     }
     conditions = _in_order(name for cell in figures.values() for name in cell)
-    conditions.sort(key=lambda name: (name != CLEAN, ":" in name, name))
+    conditions.sort(key=lambda name: (name != CLEAN, ":" in name, name != REGULAR, name))
     metrics = _in_order(name for cell in figures.values() for condition in cell.values() for name in condition)
 
     metric_at = {name: index for index, name in enumerate([*metrics, *DERIVED])}
     condition_at = {name: index for index, name in enumerate(conditions)}
-    value = np.full((len(methods), len(names), len(seeds), len(conditions), len(metric_at)), np.nan)
-    low, high = value.copy(), value.copy()
+    shape = (len(methods), len(names), len(seeds), len(conditions), len(metric_at))
+    value, low, high = (np.full(shape, np.nan) for _ in range(3))
     notes: dict[Place, str] = {}
     placed: dict[tuple[int, int, int], Source] = {}
     for key, source in kept.items():
         place = (methods.index(key[0]), names.index(key[1]), seeds.index(key[2]))
         placed[place] = source
-        for condition, by_metric in figures[key].items():
-            where, names_at = (*place, condition_at[condition]), [metric_at[name] for name in by_metric]
-            found = list(by_metric.values())
-            value[(*where, names_at)] = usable = _usable([figure.value for figure in found])
-            low[(*where, names_at)] = _usable([figure.low for figure in found])
-            high[(*where, names_at)] = _usable([figure.high for figure in found])
-            for i in np.flatnonzero(np.isnan(usable)).tolist():
-                notes[(*where, names_at[i])] = found[i].note or "not a usable number"
+        found = [figure for by_metric in figures[key].values() for figure in by_metric.values()]
+        rows = [condition_at[name] for name, by_metric in figures[key].items() for _ in by_metric]
+        columns = [metric_at[name] for by_metric in figures[key].values() for name in by_metric]
+        value[(*place, rows, columns)] = usable = _usable([figure.value for figure in found])
+        low[(*place, rows, columns)] = _usable([figure.low for figure in found])
+        high[(*place, rows, columns)] = _usable([figure.high for figure in found])
+        for i in np.flatnonzero(np.isnan(usable)).tolist():
+            notes[(*place, rows[i], columns[i])] = found[i].note or "not a usable number"
     derive(value, metric_at, conditions)
     if REFERENCE in methods:
         derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
+from rdbench.metrics.catalog import Metric
 from rdbench.metrics.statistics import RankInterval, aggregate_interval, holm, paired_test, rank_intervals
 from rdbench.report.columns import describe
 from rdbench.report.means import FloatArray, Mean
@@ -19,27 +20,35 @@ LEAD = "augrc"
 RESAMPLES = 200
 
 
-def best_and_tied(ranking: Ranking, mean: Mean, condition: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The best method of each metric (F,), -1 where there is none, and which methods (M, F) are tied with it.
+def best_and_tied(ranking: Ranking, mean: Mean, condition: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which methods (M, F) are the best in each metric, equals included, and which (M, F) are tied with them.
 
     A method is tied if the 95 % interval of its difference to the best holds zero, Bonferroni-corrected for the
     methods compared. The two intervals are taken as independent, though methods are tested on the same images: that
-    is cautious, and calls more methods tied than a joint resampling would. Only complete methods take part.
+    is cautious, and calls more methods tied than a joint resampling would. Only complete methods take part. Nothing is
+    best in cost: times are measured once, and differences as small as the clock's noise would look like findings.
     """
-    sign = np.array([{"higher": -1.0, "lower": 1.0, "none": np.nan}[describe(n).direction] for n in ranking.metrics])
+    sign = np.array([_sign(describe(name)) for name in ranking.metrics])
     loss = np.where(ranking.complete[:, None], mean.value[:, condition] * sign, np.nan)
     below = np.abs(mean.value - np.where(sign > 0, mean.low, mean.high))[:, condition]
     above = np.abs(np.where(sign > 0, mean.high, mean.low) - mean.value)[:, condition]
-    there = ~np.isnan(loss).all(axis=0)
-    best = np.where(there, np.argmin(np.where(np.isnan(loss), np.inf, loss), axis=0), -1)
+    first = np.argmin(np.where(np.isnan(loss), np.inf, loss), axis=0)
     columns = np.arange(loss.shape[1])
     compared = np.maximum((~np.isnan(loss)).sum(axis=0) - 1, 1)
     wider = norm.ppf(1 - 0.025 / compared) / norm.ppf(0.975)
-    reach = wider * np.hypot(below, above[best, columns])
+    reach = wider * np.hypot(below, above[first, columns])
+    least = loss[first, columns]
+    best = np.isclose(loss, least, rtol=1e-12, atol=1e-12)  # equal as far as float64 can tell
     with np.errstate(invalid="ignore"):
-        tied = (loss - loss[best, columns] <= reach) & there
-    tied[best[there], columns[there]] = False
+        tied = (loss - least <= reach) & ~best
     return best, tied
+
+
+def _sign(metric: Metric) -> float:
+    """1 where less is better, -1 where more is, NaN where nothing is to be called best."""
+    if metric.family == "cost" or metric.unit == "ratio":
+        return float("nan")
+    return {"higher": -1.0, "lower": 1.0, "none": float("nan")}[metric.direction]
 
 
 def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.statistics import RankInterval
 from rdbench.report.columns import DASH, UNDEFINED, written, written_interval
-from rdbench.report.means import FloatArray, Mean
+from rdbench.report.means import FloatArray, Mean, nan_mean
 from rdbench.report.rankings import Ranking
 from rdbench.report.standings import LEAD, best_and_tied
 
 COLUMNS = (
-    "failures", "image_auroc", "image_auroc_shifted", "aupro_30", "augrc", "augrc_saved", "aurc", "e_aurc",
-    "failure_auroc", "errors_caught_10", "ece", "false_alarm_gap", "train_ratio", "inference_ratio", "memory_ratio",
+    "augrc", "failures", "image_auroc", "image_auroc_lightings", "image_auroc_shifted", "aupro_30", "augrc_saved",
+    "aurc", "e_aurc", "failure_auroc", "errors_caught_10", "ece", "false_alarm_gap", "train_ratio", "inference_ratio",
+    "memory_ratio",
 )  # fmt: skip
 CONTROL_NAMES = {"random": "chance", "margin": "threshold margin", "oracle": "oracle"}
 TRACK = 100
@@ -65,9 +67,17 @@ def reference_method(ranking: Ranking) -> int:
 
 
 def table_rows(
-    ranking: Ranking, mean: Mean, columns: Sequence[str], condition: int, ranks: Mapping[int, RankInterval]
+    ranking: Ranking,
+    mean: Mean,
+    columns: Sequence[str],
+    condition: int,
+    ranks: Mapping[int, RankInterval],
+    category: int | None = None,
 ) -> list[Row]:
-    """One row per method that has figures under this condition, then the controls, by the lead figure, best first."""
+    """One row per method that has figures under this condition, then the controls, by the lead figure, best first.
+
+    `mean` is over all categories, or that of `category`.
+    """
     at = {name: index for index, name in enumerate(ranking.metrics)}
     best, tied = best_and_tied(ranking, mean, condition)
     methods = [m for m in range(len(ranking.methods)) if mean.defined[m, condition].any()]
@@ -79,25 +89,26 @@ def table_rows(
     )
     scale = np.array([bool(suffix) or bool(ranking.complete[m]) for m, suffix in sources])
     bands = _bands(value, low, high, scale)
+    images = _images(ranking, condition, category)
+    values, lows, highs = (array.tolist() for array in (value, low, high))  # plain numbers are written faster
     table = []
     for i, (m, suffix) in enumerate(sources):
-        cells = int(mean.defined[m, condition].max())
+        defined = mean.defined[m, condition].tolist()
+        cells = max(defined)
         figures = [_rank(None if suffix else ranks.get(m), bool(suffix))]
-        for j, name in enumerate(columns):
-            f = int(picked[i, j])
-            if np.isnan(value[i, j]):
+        for j, (name, f, number) in enumerate(zip(columns, picked[i].tolist(), values[i], strict=True)):
+            if math.isnan(number):
                 figures.append(Written(None, "" if f < 0 else ranking.why_undefined(m, condition, f) or UNDEFINED))
                 continue
-            defined = int(mean.defined[m, condition, f])
-            interval = written_interval(name, low[i, j], high[i, j])
+            interval = written_interval(name, lows[i][j], highs[i][j])
             figures.append(
                 Written(
-                    float(f"{value[i, j]:.6g}"),
-                    written(name, value[i, j]),
+                    float(f"{number:.6g}"),
+                    written(name, number) + (images[m] if name == "failures" else ""),
                     interval,
                     bands[i][j] if interval else None,
-                    f"in {defined} of {cells} cells" if defined < cells else "",
-                    "" if suffix else BEST if best[f] == m else TIED if tied[m, f] else "",
+                    f"in {defined[f]} of {cells} cells" if defined[f] < cells else "",
+                    "" if suffix else BEST if best[m, f] else TIED if tied[m, f] else "",
                 )
             )
         if not suffix:
@@ -106,6 +117,23 @@ def table_rows(
             table.append(Row(CONTROL_NAMES[suffix[1:]], None, tuple(figures)))
     lead = 1 + (columns.index(LEAD) if LEAD in columns else 0)
     return sorted(table, key=lambda row: (row.figures[lead].value is None, row.figures[lead].value or 0.0))
+
+
+def _images(ranking: Ranking, condition: int, category: int | None) -> list[str]:
+    """Of how many test images each method's failures are, in words; nothing where no cell tells.
+
+    A result counts the images of the whole test set; those of one lighting follow from failures and error rate.
+    """
+    if "failures" not in ranking.metrics or "error_rate" not in ranking.metrics:
+        return [""] * len(ranking.methods)
+    chosen = slice(None) if category is None else slice(category, category + 1)
+    failures, rate = (
+        ranking.value[:, chosen, :, condition, ranking.metrics.index(name)] for name in ("failures", "error_rate")
+    )
+    with np.errstate(all="ignore"):
+        images = nan_mean(np.where(rate > 0, failures / rate, np.nan), 2)
+    known = ~np.isnan(images).any(axis=1)
+    return [f"/{total:,.0f}" if ok else "" for total, ok in zip(images.sum(axis=1), known, strict=True)]
 
 
 def _rank(rank: RankInterval | None, control: bool) -> Written:

@@ -6,7 +6,7 @@ import pytest
 
 from rdbench.benchmark.results import CellResult
 from rdbench.report.entries import Source
-from tests.made_up import MakeCell, make_cell, make_source
+from tests.made_up import MakeCell, make_cell, make_lit_source, make_source
 
 
 @pytest.fixture(name="make_cell")
@@ -32,5 +32,15 @@ def sources() -> list[Source]:
         make_source(method, category, seed)
         for method in ("deterministic", "mc_dropout", "deep_ensemble")
         for category in ("grid", "bolt")
+        for seed in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="session")
+def lit() -> list[Source]:
+    """Four methods on one custom category under three real lightings, two seeds, with their predictions."""
+    return [
+        make_lit_source(method, seed=seed)
+        for method in ("deterministic", "mc_dropout", "tta", "twin")
         for seed in (0, 1)
     ]

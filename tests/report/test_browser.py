@@ -66,6 +66,11 @@ def many(tmp_path_factory):
     return write_site([make_source(name, seed=s) for name in names for s in (0, 1)], tmp_path_factory.mktemp("many"))
 
 
+@pytest.fixture(scope="module")
+def lit_page(lit, tmp_path_factory):
+    return write_site(lit, tmp_path_factory.mktemp("lit"))
+
+
 class Browser:
     """The page at one window size, and what a reader does with it."""
 
@@ -326,6 +331,73 @@ def test_the_explorer_answers_the_sliders(chrome, page, sources, window):
     assert again.one(".verdict").text == verdict
     assert again.one("output[name=miss-value]").text == "60"
     assert again.complaints() == []
+
+
+@pytest.mark.parametrize("window", [WIDE, NARROW])
+def test_real_lightings_are_offered_and_drawn_and_empty_plots_are_not(chrome, lit_page, window):
+    browser = Browser(chrome, window).open(lit_page)
+    options = [option.text for option in Select(browser.one("[name=images]")).options]
+    assert options == ["all lightings", "lighting: regular", "lighting: overexposed", "lighting: underexposed"]
+    assert not browser.one("[name=category]").is_displayed()
+    lines = "return document.querySelector('#plot-trend .plot').data.filter((line) => !line.fill).map((line) => line.x)"
+    assert {tuple(x) for x in chrome.execute_script(lines)} == {("regular", "overexposed", "underexposed")}
+    assert not browser.one("#plot-response").is_displayed()
+    assert "With 2 cells" in browser.one("#plot-critical").text
+    browser.choose("images", "regular")
+    assert "images=regular" in chrome.current_url
+    assert browser.complaints() == []
+
+
+def test_the_explorer_treats_equals_as_equals_and_names_who_is_within_chance(chrome, lit_page):
+    browser = Browser(chrome).open(lit_page)
+    marks = """return Object.fromEntries([...document.querySelectorAll(".costs tbody tr:not(.control)")].map(
+        ({ cells }) => [cells[0].textContent, [cells[1].textContent, cells[2].textContent, cells[2].className]]))"""
+    for miss in (0, 1, 10, 100):
+        browser.slide("miss", miss)
+        found, verdict = chrome.execute_script(marks), browser.one(".verdict").text
+        assert found["deterministic"] == found["twin"]
+        bests = [name for name, (_, _, mark) in found.items() if mark == "best"]
+        assert bests
+        assert verdict.startswith("Best methods, equal: " if len(bests) > 1 else "Best method: ")
+        assert all(name in verdict.partition(", reviewing")[0] for name in bests)
+        close = [name for name, (_, _, mark) in found.items() if mark == "tied"]
+        assert ("Within chance of it" in verdict) == bool(close)
+        assert "No method beats" not in verdict
+
+
+def test_a_second_link_says_all_prices_and_nonsense_says_none(chrome, page):
+    browser = Browser(chrome).open(page, "miss=60&alarm=3")
+    read = lambda: [browser.one(f"output[name={name}-value]").text for name in ("miss", "alarm")]  # noqa: E731
+    assert read() == ["60", "3"]
+    browser.change(lambda: chrome.execute_script("location.hash = 'alarm=5'"))
+    assert read() == ["10", "5"]
+    Browser(chrome).open(page, "miss=abc&alarm=1e9")
+    assert read() == ["10", "20"]
+
+
+@pytest.mark.parametrize("window", [WIDE, NARROW])
+def test_a_legend_says_how_many_methods_it_leaves_out_and_never_the_reference(chrome, many, window):
+    Browser(chrome, window).open(many, "find=method_")
+    names = "return [...new Set(document.querySelector('#plot-risk .plot').data.map((line) => line.name))]"
+    assert "12 of 22 methods" in chrome.execute_script(names)
+    Browser(chrome, window).open(many)
+    assert "deterministic" in chrome.execute_script(names)
+
+
+def test_paper_is_light_whatever_the_screen_and_nothing_is_closed_on_it(chrome, page):
+    Browser(chrome, WIDE, "dark").open(page)
+    look = """return [getComputedStyle(document.body).color, document.querySelector("details").open,
+        document.querySelector("#plot-risk .plot").data.find((line) => line.legendgroup && !line.fill).line.color]"""
+    screen = chrome.execute_script(look)
+    chrome.execute_async_script(
+        "dispatchEvent(new Event('beforeprint')); setTimeout(arguments[arguments.length - 1], 500)"
+    )
+    assert chrome.execute_script(look) == ["rgb(29, 33, 37)", True, "#0072b2"]
+    chrome.execute_async_script(
+        "dispatchEvent(new Event('afterprint')); setTimeout(arguments[arguments.length - 1], 500)"
+    )
+    assert chrome.execute_script(look) == screen
+    assert screen[1:] == [False, "#56b4e9"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
