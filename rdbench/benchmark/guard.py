@@ -192,10 +192,10 @@ def _set_handlers(were: list[Any]) -> None:
 
 def _pop_modes(depth: int) -> None:
     """Leave the modes that were entered since, but for the default device's, which torch itself takes away."""
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack() - depth)]
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack() - depth)]  # type: ignore[no-untyped-call]
     for mode in reversed(modes):
         if isinstance(mode, DeviceContext):
-            _push_mode(mode)
+            _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
