@@ -132,8 +132,7 @@ def _images(ranking: Ranking, condition: int, category: int | None) -> list[str]
     )
     with np.errstate(all="ignore"):
         images = nan_mean(np.where(rate > 0, failures / rate, np.nan), 2)
-    known = ~np.isnan(images).any(axis=1)
-    return [f"/{total:,.0f}" if ok else "" for total, ok in zip(images.sum(axis=1), known, strict=True)]
+    return ["" if np.isnan(total) else f"/{total:,.0f}" for total in images.sum(axis=1)]
 
 
 def _rank(rank: RankInterval | None, control: bool) -> Written:
