@@ -198,8 +198,10 @@ def test_an_entry_out_of_place_of_two_methods_or_without_clean_is_refused(make_c
     write_entry(tmp_path, [make_cell("tta"), make_cell("mine")])
     with pytest.raises(InputError, match="holds 2 methods or datasets"):
         read_entries(tmp_path)
-    write_entry(tmp_path, [make_cell("tta", conditions=("noise:3",))])
-    with pytest.raises(InputError, match=r"cells\.0\.image: the condition 'clean' is missing"):
+    write_entry(tmp_path, [make_cell("tta")])
+    path = tmp_path / "toy/tta.json"
+    path.write_text(path.read_text().replace('"clean"', '"noise:3"'))
+    with pytest.raises(InputError, match=r"cells\.0: Value error, image: the condition 'clean' is missing"):
         read_entries(tmp_path)
 
 
