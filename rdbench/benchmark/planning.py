@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdbench.benchmark.engines import Engine
 from rdbench.benchmark.engines.task import Part, Task, get_teacher
 from rdbench.benchmark.guard import guarded_call
+from rdbench.benchmark.head import read_head
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellSpec, OptionValue
-from rdbench.benchmark.store import Store, open_store
+from rdbench.benchmark.store import RESULT, Store, open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
 from rdbench.rd.precision import Precision
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
 from rdbench.words import count
+
+
+Sharing = tuple[str, tuple[int, int], tuple[int, ...], int, int, str, str, int]
+"""Backbone, image size, map size, epochs, batch size, data set, category and seed of a group."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,15 @@ def make_plan(
     levels: list[tuple[CellSpec, float, float]] = []
     tasks: dict[str, dict[str, list[CellSpec]]] = {}
     alphas: dict[Path, float] = {}
+    mine = (shard or Shard(1, 1)).part_of(
+        {_sharing(line, category, seed) for line in lines for category, seed in line.groups}
+    )
     with reporter.step("planning", sum(len(line.groups) for line in lines), "groups") as step:
         # First those that keep models: a cell that is asked for twice is planned once, and is to have its model then.
         for settings in sorted(lines, key=lambda line: not line.keep_models):
             for category, seed in settings.groups:
                 step.advance()
-                if shard is not None and not shard.has(settings, category, seed):
+                if _sharing(settings, category, seed) not in mine:
                     continue
                 waiting = []
                 for spec in planner.specs(settings, category, seed):
@@ -86,7 +93,7 @@ def make_plan(
                     alphas[path] = alpha
                     if store.has(spec, with_model=settings.keep_models):
                         there.append(spec)
-                        if (before := store.load(spec).threshold.alpha) != alpha:
+                        if (before := read_head(store.root / path / RESULT).threshold.alpha) != alpha:
                             levels.append((spec, before, alpha))
                     else:
                         waiting.append(spec)
@@ -117,13 +124,18 @@ class Shard:
             raise InputError(f"--shard {text}: I/N is wanted, I from 1 to N, as 1/4")
         return cls(int(index), int(count))
 
-    def has(self, settings: RunSettings, category: str, seed: int) -> bool:
-        """Whether a group belongs to this shard.
+    def part_of(self, groups: Iterable[Sharing]) -> set[Sharing]:
+        """This shard's of the groups: they are dealt out in their order, so that shards differ by one at most."""
+        return set(sorted(groups)[self.index - 1 :: self.count])
 
-        Decided by what was asked for and nothing that is found out on a machine, so that every group is in one shard.
-        """
-        name = f"{settings.dataset}/{category}/{seed}/{settings.backbone}/{settings.image_size}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % self.count == self.index - 1
+
+def _sharing(settings: RunSettings, category: str, seed: int) -> Sharing:
+    """What tells groups apart in what was asked for: nothing that is found out on a machine, where it may be another.
+
+    Groups that take about as long stand side by side in the order of these, so that each shard gets its share of them.
+    """
+    sizes = settings.image_size, settings.map_size or (), settings.epochs, settings.batch_size
+    return settings.backbone, *sizes, settings.dataset, category, seed
 
 
 class _Planner:

@@ -189,13 +189,25 @@ def test_a_task_says_where_the_data_lies(tmp_path: Path, monkeypatch: pytest.Mon
     assert {part.settings.root for task in plan.tasks for part in task.parts} == {tmp_path / "data"}
 
 
-def test_shards_are_disjoint_and_together_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [3, 16])
+def test_shards_are_disjoint_together_all_and_even(tmp_path: Path, count: int) -> None:
     text = SMALL.replace("seeds: [0, 1]", f"seeds: {list(range(20))}")
-    whole = {spec.path for spec in cells(planned(tmp_path, text))}
-    parts = [{spec.path for spec in cells(planned(tmp_path, text, Shard(index, 3)))} for index in (1, 2, 3)]
-    assert all(parts)
-    assert sum(map(len, parts)) == len(whole)
-    assert set.union(*parts) == whole
+    whole = planned(tmp_path, text)
+    shards = [planned(tmp_path, text, Shard(index, count)) for index in range(1, count + 1)]
+    parts = [{spec.path for spec in cells(shard)} for shard in shards]
+    assert sum(map(len, parts)) == len(cells(whole))
+    assert set.union(*parts) == {spec.path for spec in cells(whole)}
+    groups = [len(shard.tasks) for shard in shards]
+    assert sum(groups) == len(whole.tasks) == 40
+    assert max(groups) - min(groups) <= 1
+
+
+def test_each_shard_has_its_share_of_the_groups_that_take_long(tmp_path: Path) -> None:
+    text = "runs:\n  - methods: deterministic\n    categories: [twill]\n    image_size: 64\n    seeds: [0, 1, 2, 3]\n"
+    text += text.partition("\n")[2] + "    epochs: 200\n"
+    for index in (1, 2):
+        found = cells(planned(tmp_path, text, Shard(index, 2)))
+        assert sorted(spec.epochs for spec in found) == [20, 20, 200, 200]
 
 
 def test_what_shards_plan_does_not_depend_on_what_a_machine_has(tmp_path: Path) -> None:
