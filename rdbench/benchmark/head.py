@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pydantic_core
-from pydantic import ValidationError
 
 from rdbench.benchmark.results import CellSpec, Figure, Record, Split, Threshold
 from rdbench.benchmark.store import read_result
@@ -25,18 +25,20 @@ class Head(Record):
 
 
 def read_head(path: Path) -> Head:
-    """The beginning of a result file; the figures after it are not looked at.
+    """The beginning of a result file; the figures after it are not looked at, but for whether they are cut off.
 
-    Raises InputError as :func:`read_result`, which is asked if the file does not begin as it is written.
+    Raises InputError as :func:`read_result`, which is asked if the file is not as it is written.
     """
     try:
         with path.open("rb") as file:
             found = pydantic_core.from_json(file.read(BYTES), allow_partial=True)
-        if "pixel" in found:  # all before it is whole then
+            file.seek(-1, os.SEEK_END)
+            is_whole = file.read() == b"}"
+        if is_whole and "pixel" in found:  # all before it is whole then
             return Head.model_validate({name: found[name] for name in Head.model_fields})
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, ValidationError):
+    except (ValueError, TypeError, KeyError):  # which the whole is read for, to say what is wrong
         pass
     result = read_result(path)
     return Head(spec=result.spec, split=result.split, threshold=result.threshold, cost=result.cost)

@@ -6,8 +6,8 @@ Imports no torch: everything a user can get wrong in words is found here, before
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdbench.datasets import DATASETS, list_categories
@@ -46,6 +46,12 @@ class RunSettings:
     keep_models: bool
     gallery: bool
     keep_memory: bool = True
+    place: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
+    """File and line of what a message is about, if this stands in a file."""
+
+    def refusal(self, message: str) -> InputError:
+        """The error that says this, and where what it is about was asked for."""
+        return InputError(f"{self.place(message)}: {message}" if self.place else message)
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -95,6 +101,7 @@ def make_settings(
 
     `sharded`: several machines plan this, and are to plan the same, whatever each of them has on its disk.
     """
+    check_device(device)
     known = find_methods(methods_dir)
     names = list(dict.fromkeys(name.strip() for group in methods for name in group.split(",") if name.strip()))
     if not names:
@@ -105,7 +112,6 @@ def make_settings(
     get_backbone(backbone_name)
     chosen_categories = _categories(dataset, root, categories, sharded)
     checks = [
-        (device in ("auto", "cpu", "cuda") or device.startswith("cuda:"), f"--device {device}: auto, cpu or cuda"),
         (precision in ("auto", "fp32", "bf16"), f"--precision {precision}: auto, fp32 or bf16"),
         (epochs is None or epochs >= 1, f"--epochs {epochs}: at least 1"),
         (batch_size >= 1, f"--batch-size {batch_size}: at least 1"),
@@ -138,6 +144,12 @@ def make_settings(
         gallery=gallery,
         keep_memory=keep_memory,
     )
+
+
+def check_device(device: str) -> None:
+    """Raises InputError if there is no such kind of device."""
+    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        raise InputError(f"--device {device}: auto, cpu or cuda is wanted")
 
 
 def _categories(dataset: str, root: Path | None, named: Sequence[str], sharded: bool) -> tuple[str, ...]:

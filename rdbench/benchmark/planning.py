@@ -23,7 +23,6 @@ from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
 from rdbench.words import count
 
-
 Sharing = tuple[str, tuple[int, int], tuple[int, ...], int, int, str, str, int]
 """Backbone, image size, map size, epochs, batch size, data set, category and seed of a group."""
 
@@ -87,8 +86,8 @@ def make_plan(
                     path, alpha = spec.path, settings.alpha
                     if path in alphas:
                         if alpha != alphas[path]:
-                            both = f"{alpha:g} and {alphas[path]:g}"
-                            raise InputError(f"{spec} is asked for at alpha {both}; a cell has one threshold")
+                            too = f"{spec} is asked for at alpha {alphas[path]:g} too"
+                            raise settings.refusal(f"--alpha {alpha:g}: {too}; a cell has one threshold")
                         continue
                     alphas[path] = alpha
                     if store.has(spec, with_model=settings.keep_models):
@@ -215,6 +214,8 @@ def _try_methods(lines: Sequence[RunSettings], reporter: Reporter) -> None:
                             load_method(method, options)
             except BrokenMethod as error:
                 reporter.line(f"method {name} cannot run: {error}")
+            except InputError as error:
+                raise settings.refusal(str(error)) from error
 
 
 def _way(line: RunSettings) -> str:
@@ -229,7 +230,7 @@ def _ways(lines: Sequence[RunSettings]) -> dict[str, RunSettings]:
         before = ways.setdefault(_way(line), _anywhere(line))
         for name, method in line.methods.items():
             if name in before.methods and before.methods[name].sha256 != method.sha256:
-                raise InputError(
+                raise line.refusal(
                     f"method {name} is two files: {before.methods[name].path} and {method.path}; rename one"
                 )
         files = {name: replace(method, path=method.path.absolute()) for name, method in line.methods.items()}
@@ -247,6 +248,7 @@ def _anywhere(line: RunSettings) -> RunSettings:
         categories=(),
         seeds=(),
         methods={},
+        place=None,
         root=root.absolute() if root is not None else None,
         weights=line.weights.absolute() if isinstance(line.weights, Path) else line.weights,
         out=line.out.absolute(),

@@ -114,8 +114,32 @@ def test_a_cell_asked_for_twice_keeps_its_model_if_either_asks_for_that(tmp_path
 
 def test_one_cell_has_one_threshold(tmp_path: Path) -> None:
     text = SMALL + "  - methods: [deterministic]\n    seeds: [1]\n    alpha: 0.2\n"
-    with pytest.raises(InputError, match=r"deterministic on toy/twill, seed 1 is asked for at alpha 0\.2 and 0\.1;"):
+    words = r"sweep\.yaml, line 15: --alpha 0\.2: deterministic on toy/twill, seed 1 is asked for at alpha 0\.1 too;"
+    with pytest.raises(InputError, match=words):
         planned(tmp_path, text)
+
+
+def test_a_value_that_a_method_refuses_is_named_with_its_line(tmp_path: Path) -> None:
+    """The method is asked when the file has long been read."""
+    text = "runs:\n  - methods: tta\n  - methods: mc_dropout\n    options:\n      p:\n        - 0.1\n        - 2.0\n"
+    with pytest.raises(InputError, match=r"sweep\.yaml, line 7: method mc_dropout: p must be in \[0, 1\), got 2"):
+        planned(tmp_path, text)
+
+
+def test_a_wrong_device_is_not_the_files_fault(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SMALL)
+    with pytest.raises(InputError, match=r"^--device gpu: auto, cpu or cuda is wanted"):
+        read_sweep(tmp_path / "sweep.yaml", out=tmp_path, device="gpu")
+
+
+def test_an_empty_list_of_shifts_or_categories_replaces_that_of_the_defaults(tmp_path: Path) -> None:
+    text = SMALL.replace("defaults:", "defaults:\n  shifts: [lighting:3]").replace(
+        "seeds: [1]", "shifts: []\n    categories: []"
+    )
+    (tmp_path / "sweep.yaml").write_text(text)
+    first, second = read_sweep(tmp_path / "sweep.yaml", out=tmp_path, device="cpu")
+    assert (list(map(str, first.shifts)), second.shifts) == (["lighting:3"], ())
+    assert second.categories == ("flange", "tablets", "twill")
 
 
 def test_finished_cells_at_another_alpha_are_planned_for_and_said(rdbench: Command, tmp_path: Path) -> None:
@@ -261,6 +285,15 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         ("runs:\n  - methods: [tta\n", 3, "expected ',' or ']'"),
         ("runs:\n  - methods: {a: 1}\n", 2, "methods wants a plain value"),
         ("runs:\n  - methods: tta\n    datasets: [toy, toi]\n", 3, "unknown dataset 'toi'"),
+        ("runs:\n  - methods:\n      - tta\n      - dtta\n", 4, "unknown method 'dtta'"),
+        ("runs:\n  - methods: tta\n    shifts:\n      - blur:3\n      - blurr:3\n", 5, "unknown shift 'blurr'"),
+        ("runs:\n  - methods: tta\n    seeds:\n      - 0\n      - -1\n", 5, "--seed -1: not negative"),
+        ("runs:\n  - methods: mc_dropout\n    options:\n      p:\n        - 0.1\n        - x\n", 6, "'x' is no float"),
+        ("runs:\n  - methods: mc_dropout\n    options: {p: []}\n", 3, "p has no value"),
+        ("runs:\n  - methods: tta\n    seeds: []\n", 3, "seeds has no value"),
+        ("runs:\n  - methods: tta\n    datasets: []\n", 3, "datasets has no value"),
+        ("runs:\n  - methods: tta\n    seeds: !each [1]\n", 3, "tags (!each) are not read"),
+        ("runs:\n  - methods: tta\n    epochs: !half 2\n", 3, "tags (!half) are not read"),
     ],
 )
 def test_a_wrong_sweep_names_file_and_line(tmp_path: Path, text: str, line: int, message: str) -> None:
@@ -279,7 +312,7 @@ def test_a_wrong_sweep_names_file_and_line(tmp_path: Path, text: str, line: int,
         ("a: &x [1]\nruns: *x\n", "aliases"),
         ("[" * 500_000, "nested too deeply"),
         ("# " + "x" * 1_000_001, "larger than"),
-        ("!!python/object/apply:os.system ['true']", "a list `runs:` is wanted"),
+        ("!!python/object/apply:os.system ['true']", "tags .* are not read"),
         ("\x00", "special characters are not allowed"),
     ],
 )
