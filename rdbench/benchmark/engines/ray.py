@@ -136,7 +136,6 @@ class RayCluster:
                             continue
                     if not (left := _left(flight.task)).parts:  # by another run, before its group was held
                         flight.lock.close()
-                        images.release(flight.task)
                         yield flight.task, TaskOutcome()
                         continue
                     try:
@@ -156,7 +155,6 @@ class RayCluster:
                         again.append(flight)
                         continue
                     flight.lock.close()
-                    images.release(flight.task)
                     yield flight.task, outcome
                 nodes.look(len(flights))
         finally:
@@ -174,8 +172,7 @@ class RayCluster:
             try:
                 bring_in(map(ray.get, cells), flight.task)
             except (InputError, OSError, tarfile.TarError) as error:  # another version there, or a full disk here
-                reporter.line(f"  {flight.task}: what its node made cannot be kept: {error}")
-                return TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
+                outcome = TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
         except ray.exceptions.RayTaskError as error:
             return _given_up(flight.task, f"the node's engine failed: {error.cause!r}", str(error), reporter)
         except ray.exceptions.RayError as error:
@@ -186,6 +183,10 @@ class RayCluster:
             reporter.line(f"  {flight.task}: {reason}; given to another")
             return None
         result: TaskOutcome = outcome
+        for failure in result.failures:  # which its node has said to nobody
+            reporter.line(f"  FAILED {failure.spec}: {failure.reason}")
+        if result.bad_input:
+            reporter.line(f"  {flight.task} cannot run: {result.bad_input}")
         return result
 
 
@@ -219,33 +220,22 @@ def _given_up(task: Task, reason: str, trace: str, reporter: Reporter) -> TaskOu
 
 
 class _Images:
-    """Packed images in Ray's object store, from a category's first task in flight to its last."""
+    """Packed images in Ray's object store, each category once: its groups may lie anywhere in a run."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
         self._kept: dict[str, Any] = {}
-        self._users: dict[str, set[str]] = {}
 
-    def of(self, task: Task) -> Any:
-        """A reference to the images of the task's category; None if nodes read them by the same path."""
+    def of(self, task: Task) -> list[Any]:
+        """A reference to the images of the task's category; none if nodes read them by the same path."""
         import ray
 
         first, settings = task.parts[0].specs[0], task.parts[0].settings
         if not self._wanted or first.dataset == "toy":
-            return None
-        key = first.fingerprint
-        if key not in self._kept:
-            self._kept[key] = ray.put(pack_images(first.dataset, first.category, settings.root))
-        self._users.setdefault(key, set()).add(task.group_id)
-        return self._kept[key]
-
-    def release(self, task: Task) -> None:
-        """The task has ended."""
-        key = task.parts[0].specs[0].fingerprint
-        users = self._users.get(key, set())
-        users.discard(task.group_id)
-        if not users:
-            self._kept.pop(key, None)
+            return []
+        if first.fingerprint not in self._kept:
+            self._kept[first.fingerprint] = ray.put(pack_images(first.dataset, first.category, settings.root))
+        return [self._kept[first.fingerprint]]
 
 
 class _Nodes:
