@@ -21,6 +21,26 @@ TOY_EPOCHS = 20
 MAX_SIDE = 8192
 
 
+@dataclass(frozen=True, order=True)
+class Share:
+    """What a group asks for of a Ray node; None is what the command's own options say."""
+
+    cpus: int | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what no node can have."""
+        if self.cpus is not None and self.cpus < 1:
+            raise InputError(f"--cpus {self.cpus}: at least 1 is wanted")
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or self.gpus % 1 == 0 < self.gpus):
+            raise InputError(f"--gpus {self.gpus}: a fraction or a whole number is wanted")
+
+    def __str__(self) -> str:
+        asked = [f"--cpus {self.cpus}"] if self.cpus is not None else []
+        asked += [f"--gpus {self.gpus:g}"] if self.gpus is not None else []
+        return " ".join(asked) or "no --cpus or --gpus of its own"
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What `rdbench run` was asked for, checked. `methods` and `options` are keyed by method name."""
@@ -46,6 +66,7 @@ class RunSettings:
     keep_models: bool
     gallery: bool
     keep_memory: bool = True
+    share: Share = Share()
     place: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
     """File and line of what a message is about, if this stands in a file."""
 
@@ -96,6 +117,8 @@ def make_settings(
     gallery: bool = True,
     keep_memory: bool = True,
     sharded: bool = False,
+    cpus: int | None = None,
+    gpus: float | None = None,
 ) -> RunSettings:
     """Check what the command line was given. Raises InputError at the first thing that cannot be used.
 
@@ -143,6 +166,7 @@ def make_settings(
         keep_models=keep_models,
         gallery=gallery,
         keep_memory=keep_memory,
+        share=Share(cpus, gpus),
     )
 
 

@@ -12,7 +12,7 @@ from rdbench.benchmark.engines import Engine
 from rdbench.benchmark.engines.task import Part, Task, get_teacher
 from rdbench.benchmark.guard import guarded_call
 from rdbench.benchmark.head import read_head
-from rdbench.benchmark.plan import RunSettings
+from rdbench.benchmark.plan import RunSettings, Share
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellSpec, OptionValue
 from rdbench.benchmark.store import RESULT, Store, open_store
@@ -71,6 +71,7 @@ def make_plan(
     levels: list[tuple[CellSpec, float, float]] = []
     tasks: dict[str, dict[str, list[CellSpec]]] = {}
     alphas: dict[Path, float] = {}
+    shares: dict[Sharing, Share] = {}
     mine = (shard or Shard(1, 1)).part_of(
         {_sharing(line, category, seed) for line in lines for category, seed in line.groups}
     )
@@ -79,7 +80,13 @@ def make_plan(
         for settings in sorted(lines, key=lambda line: not line.keep_models):
             for category, seed in settings.groups:
                 step.advance()
-                if _sharing(settings, category, seed) not in mine:
+                group = _sharing(settings, category, seed)
+                if (other := shares.setdefault(group, settings.share)) != settings.share:
+                    raise settings.refusal(
+                        f"{settings.share}: {settings.dataset}/{category}, seed {seed} is asked for with {other} too; "
+                        "a group is worked on in one place"
+                    )
+                if group not in mine:
                     continue
                 waiting = []
                 for spec in planner.specs(settings, category, seed):
@@ -145,7 +152,7 @@ class _Planner:
         self._reporter = reporter
         self._fingerprints: dict[tuple[str, str, Path | None], str] = {}
         self._teachers: dict[tuple[str, Path | str | None], tuple[str, str]] = {}
-        self._precisions: dict[tuple[str, str], Precision] = {}
+        self._precisions: dict[tuple[str, str, Share], Precision] = {}
 
     def specs(self, settings: RunSettings, category: str, seed: int) -> Iterator[CellSpec]:
         """The group's cells."""
@@ -182,7 +189,7 @@ class _Planner:
         return self._teachers[key]
 
     def _precision(self, settings: RunSettings) -> Precision:
-        key = settings.precision, settings.device
+        key = settings.precision, settings.device, settings.share
         if key not in self._precisions:
             self._precisions[key] = self._engine.precision(settings)
         return self._precisions[key]

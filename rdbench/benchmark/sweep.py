@@ -39,7 +39,9 @@ Scalar = str | int | float | bool
 
 LISTS = ("methods", "datasets", "categories", "seeds", "shifts", "backbones")
 TEXTS = ("root", "weights", "image_size", "map_size", "precision", "methods_dir")
-NUMBERS: dict[str, type] = {"epochs": int, "batch_size": int, "alpha": float, "keep_models": bool, "gallery": bool}
+NUMBERS: dict[str, type] = {
+    "epochs": int, "batch_size": int, "alpha": float, "keep_models": bool, "gallery": bool, "cpus": int, "gpus": float,
+}  # fmt: skip
 KEYS = (*LISTS, *TEXTS, *NUMBERS, "options")
 MAY_BE_EMPTY = ("categories", "shifts")
 """Lists that mean something without a value: every category, and no shift though the defaults have some."""
@@ -125,6 +127,8 @@ def _settings(
                 gallery=numbers.get("gallery", True),
                 keep_memory=keep_memory,
                 sharded=sharded,
+                cpus=numbers.get("cpus"),
+                gpus=numbers.get("gpus"),
             )
         except InputError as error:
             raise InputError(f"{place(str(error))}: {error}") from None

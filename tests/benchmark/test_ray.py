@@ -27,6 +27,7 @@ from rich.console import Console
 from rdbench.benchmark.engines.data import pack_images, unpacked
 from rdbench.benchmark.engines.ray import RayCluster
 from rdbench.benchmark.engines.task import Task, TaskOutcome, run_task
+from rdbench.benchmark.plan import Share
 from rdbench.benchmark.planning import Plan
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellFailure
@@ -352,6 +353,38 @@ def test_a_group_asks_for_its_share_of_a_node(
         assert len(list(ended)) == 12
     assert asked == [{"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}]
     assert max(handed_over) == 2 * at_once
+
+
+def test_a_group_whose_run_says_so_asks_for_a_share_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster (4 cores, 1 GPU) is busy twice over with four groups of half a GPU, or eight of a core."""
+    ray, references = MadeUpRay((TaskOutcome(), [])), itertools.count()
+    asked: list[tuple[float, float, object]] = []
+    flying: list[list[float]] = []
+
+    def remote(**given: float) -> Callable[[object], SimpleNamespace]:
+        def hand_over(_: object, task: Task, threads: int, *__: object) -> tuple[int, float]:
+            asked.append((given["num_cpus"], given["num_gpus"], threads))
+            return next(references), given["num_gpus"]
+
+        return lambda _: SimpleNamespace(remote=hand_over)
+
+    def wait(flights: list[tuple[int, float]], **_: float) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        flying.append([gpus for _, gpus in flights])
+        return flights[:1], flights[1:]
+
+    ray.remote, ray.wait, ray.get = remote, wait, lambda _: (TaskOutcome(), [])
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = RayCluster(None, cpus=1, gpus=0, device="cpu", cell_timeout=None, sync_data=False)
+    tasks = []
+    for seed in range(16):
+        (part,) = make_task(tmp_path / "runs", ["deterministic"], seed).parts
+        share = Share() if seed < 8 else Share(cpus=2, gpus=0.5)
+        tasks.append(Task((replace(part, settings=replace(part.settings, share=share)),)))
+    with closing(engine.run(tasks, nothing, Reporter(Console(quiet=True)))) as ended:
+        assert len(list(ended)) == 16
+    assert asked == [(1, 0, 1)] * 8 + [(2, 0.5, 2)] * 8
+    assert flying[0] == [0.0] * 8
+    assert max(each.count(0.5) for each in flying if 0.0 not in each) == 4
 
 
 def test_a_cluster_that_never_has_what_a_group_asks_for_is_said(

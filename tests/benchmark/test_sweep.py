@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from rdbench.benchmark.engines.local import InProcess
+from rdbench.benchmark.plan import Share
 from rdbench.benchmark.planning import Plan, Shard, make_plan
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
@@ -117,6 +118,15 @@ def test_one_cell_has_one_threshold(tmp_path: Path) -> None:
     words = r"sweep\.yaml, line 15: --alpha 0\.2: deterministic on toy/twill, seed 1 is asked for at alpha 0\.1 too;"
     with pytest.raises(InputError, match=words):
         planned(tmp_path, text)
+
+
+def test_runs_ask_for_their_shares_of_a_node_and_one_group_for_one(tmp_path: Path) -> None:
+    text = SMALL + "  - methods: [tta]\n    image_size: 96\n    seeds: [1]\n    cpus: 4\n    gpus: 0.5\n"
+    shares = {task.specs[0].image_size: task.parts[0].settings.share for task in planned(tmp_path, text).tasks}
+    assert shares == {(64, 64): Share(), (96, 96): Share(cpus=4, gpus=0.5)}
+    words = r"line 15: --cpus 4 --gpus 0\.5: toy/twill, seed 1 is asked for with no --cpus or --gpus of its own too;"
+    with pytest.raises(InputError, match=words):
+        planned(tmp_path, text.replace("    image_size: 96\n", ""))
 
 
 def test_a_value_that_a_method_refuses_is_named_with_its_line(tmp_path: Path) -> None:
@@ -290,6 +300,8 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         ("runs:\n  - methods: tta\n    seeds:\n      - 0\n      - -1\n", 5, "--seed -1: not negative"),
         ("runs:\n  - methods: mc_dropout\n    options:\n      p:\n        - 0.1\n        - x\n", 6, "'x' is no float"),
         ("runs:\n  - methods: mc_dropout\n    options: {p: []}\n", 3, "p has no value"),
+        ("runs:\n  - methods: tta\n    gpus: 1.5\n", 3, "--gpus 1.5: a fraction or a whole number is wanted"),
+        ("runs:\n  - methods: tta\n    cpus: 0\n", 3, "--cpus 0: at least 1 is wanted"),
         ("runs:\n  - methods: tta\n    seeds: []\n", 3, "seeds has no value"),
         ("runs:\n  - methods: tta\n    datasets: []\n", 3, "datasets has no value"),
         ("runs:\n  - methods: tta\n    seeds: !each [1]\n", 3, "tags (!each) are not read"),
