@@ -11,7 +11,7 @@ from rdbench.benchmark.results import CellSpec, Figure, Record, Split, Threshold
 from rdbench.benchmark.store import read_result
 from rdbench.errors import InputError
 
-BYTES = 32_768
+BYTES = 16_384
 """All before the figures takes some kilobytes, with hundreds of conditions too."""
 
 
