@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from rdbench.benchmark.gallery import GALLERY
 from rdbench.benchmark.results import CellFailure, CellResult, Figure
 from rdbench.benchmark.store import FAILED, MERGE, RESULT, RUN, Store, open_store, read_predictions, read_result
 from rdbench.errors import InputError
@@ -34,28 +35,30 @@ class Merged:
 def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     """Bring every finished cell of the sources to `out`, and why cells failed that none of them finished.
 
-    A cell that is in several is kept once, with its model if one of them has it. Everything is checked before anything
-    is written, and no run or other merge can be at work on `out` meanwhile.
+    A cell that is in several is kept once: with its model, or else its pictures, if one of them has it. Everything is
+    checked before anything is written, and no run or other merge can be at work on `out` meanwhile.
 
     Raises:
         InputError: two stores have different predictions, thresholds or figures for one cell, or a cell is damaged, or
-            a run or another merge is at work on `out`. Nothing is written then. Or the disk is full: what was copied by
-            then is whole.
+            a source is no store, or a run or another merge is at work on `out`. Nothing is written then. Or the disk is
+            full: what was copied by then is whole.
     """
     stores = [open_store(source, create=False) for source in sources]
     others = [store for store in stores if store.root.resolve() != out.resolve()]
     joined = _Joined()
     for store in others:
-        for directory, result in store.results():
-            read_predictions(directory, result)
+        if not store.was_used():
+            raise InputError(
+                f"{store.root} is no directory of results: no run was at work there; name the --out of one"
+            )
+        for directory, result in _cells(store):
             joined.add(directory, result)
     joined.refuse_conflicts()
     target = open_store(out, create=True)
     with target.lock(MERGE, "a merge"):
         target.refuse_beside(RUN)
         final = _Joined(equal=joined.equal)
-        for directory, result in target.results():
-            read_predictions(directory, result)
+        for directory, result in _cells(target):
             final.add(directory, result)
         before = dict(final.chosen)
         for directory in joined.chosen.values():
@@ -69,6 +72,16 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     return Merged(len(final.chosen.keys() - before.keys()), final.equal)
 
 
+def _cells(store: Store) -> Iterator[tuple[Path, CellResult]]:
+    """Each cell's directory and result, checked. Raises InputError for a damaged one."""
+    for directory in store.cells():
+        if not (directory / RESULT).is_file():
+            raise InputError(f"{directory} is no whole cell, it has no {RESULT}; remove it, or run that cell again")
+        result = read_result(directory / RESULT)
+        read_predictions(directory, result)
+        yield directory, result
+
+
 @dataclass
 class _Joined:
     """Cells of several stores, each once."""
@@ -80,7 +93,7 @@ class _Joined:
     conflicts: list[str] = field(default_factory=list)
 
     def add(self, directory: Path, result: CellResult) -> None:
-        """Take a cell in; of two equal ones the first, or the one with a model."""
+        """Take a cell in; of two equal ones the one with a model, or else with pictures, or else the first."""
         other = self.chosen.setdefault(result.spec.path, directory)
         if other is directory:
             return
@@ -88,7 +101,7 @@ class _Joined:
             self.conflicts.append(conflict)
             return
         self.equal += 1
-        if (directory / "model").is_dir() and not (other / "model").is_dir():
+        if _kept(directory) > _kept(other):
             self.chosen[result.spec.path] = directory
 
     def refuse_conflicts(self) -> None:
@@ -98,6 +111,11 @@ class _Joined:
             raise InputError(
                 "different results for one cell: " + "; ".join(self.conflicts[:SHOWN]) + more + "; nothing was merged"
             )
+
+
+def _kept(directory: Path) -> tuple[bool, bool]:
+    """Whether a cell has its model, and its pictures: the more it has, the larger."""
+    return (directory / "model").is_dir(), (directory / GALLERY).is_dir()
 
 
 def _adopt(target: Store, directory: Path) -> None:
@@ -122,6 +140,7 @@ def _conflict(directory: Path, result: CellResult, other: Path) -> str:
     differs = {
         "predictions": not same,
         f"alpha ({first.alpha:g} and {second.alpha:g})": first.alpha != second.alpha,
+        "split": known.split != result.split,
         "threshold": not _close(first.value, second.value),
         "image figures": not _agree(known.image, result.image),
         "pixel figures": not _agree(known.pixel, result.pixel, tolerance=0.0),
@@ -129,7 +148,7 @@ def _conflict(directory: Path, result: CellResult, other: Path) -> str:
     if not any(differs.values()):
         return ""
     what = ", ".join(name for name in differs if differs[name])
-    mend = _evaluate if same and not differs["pixel figures"] else _run_again
+    mend = _evaluate if same and not (differs["pixel figures"] or differs["split"]) else _run_again
     return f"{result.spec}: {what} differ between {other} and {directory}; {mend(known, result, other, directory)}"
 
 
@@ -162,10 +181,13 @@ def _store_of(directory: Path) -> str:
 
 
 def _agree(known: Figures, new: Figures, tolerance: float = TOLERANCE) -> bool:
-    """Whether all figures that both have are the same: one that is missing is from before it was measured."""
-    return all(
+    """Whether both have the same conditions, and all figures that both have are the same.
+
+    A figure that is missing is from before it was measured; a condition never is.
+    """
+    return known.keys() == new.keys() and all(
         _close(getattr(known[condition][name], part), getattr(new[condition][name], part), tolerance)
-        for condition in known.keys() & new.keys()
+        for condition in known
         for name in known[condition].keys() & new[condition].keys()
         for part in ("value", "low", "high")
     )

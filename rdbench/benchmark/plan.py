@@ -6,8 +6,8 @@ Imports no torch: everything a user can get wrong in words is found here, before
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdbench.datasets import DATASETS, list_categories
@@ -19,6 +19,26 @@ from rdbench.shifts import Condition, leaves_alone, parse_shift
 RELEASED_EPOCHS = 200
 TOY_EPOCHS = 20
 MAX_SIDE = 8192
+
+
+@dataclass(frozen=True, order=True)
+class Share:
+    """What a group asks for of a Ray node; None is what the command's own options say."""
+
+    cpus: int | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what no node can have."""
+        if self.cpus is not None and self.cpus < 1:
+            raise InputError(f"--cpus {self.cpus}: at least 1 is wanted")
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or self.gpus % 1 == 0 < self.gpus):
+            raise InputError(f"--gpus {self.gpus}: a fraction or a whole number is wanted")
+
+    def __str__(self) -> str:
+        asked = [f"--cpus {self.cpus}"] if self.cpus is not None else []
+        asked += [f"--gpus {self.gpus:g}"] if self.gpus is not None else []
+        return " ".join(asked) or "no --cpus or --gpus of its own"
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,13 @@ class RunSettings:
     keep_models: bool
     gallery: bool
     keep_memory: bool = True
+    share: Share = Share()
+    place: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
+    """File and line of what a message is about, if this stands in a file."""
+
+    def refusal(self, message: str) -> InputError:
+        """The error that says this, and where what it is about was asked for."""
+        return InputError(f"{self.place(message)}: {message}" if self.place else message)
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -90,11 +117,14 @@ def make_settings(
     gallery: bool = True,
     keep_memory: bool = True,
     sharded: bool = False,
+    cpus: int | None = None,
+    gpus: float | None = None,
 ) -> RunSettings:
     """Check what the command line was given. Raises InputError at the first thing that cannot be used.
 
     `sharded`: several machines plan this, and are to plan the same, whatever each of them has on its disk.
     """
+    check_device(device)
     known = find_methods(methods_dir)
     names = list(dict.fromkeys(name.strip() for group in methods for name in group.split(",") if name.strip()))
     if not names:
@@ -105,7 +135,6 @@ def make_settings(
     get_backbone(backbone_name)
     chosen_categories = _categories(dataset, root, categories, sharded)
     checks = [
-        (device in ("auto", "cpu", "cuda") or device.startswith("cuda:"), f"--device {device}: auto, cpu or cuda"),
         (precision in ("auto", "fp32", "bf16"), f"--precision {precision}: auto, fp32 or bf16"),
         (epochs is None or 1 <= epochs <= 1_000_000, f"--epochs {epochs}: from 1 to 1,000,000"),
         (1 <= batch_size <= 4096, f"--batch-size {batch_size}: from 1 to 4,096"),
@@ -137,7 +166,14 @@ def make_settings(
         keep_models=keep_models,
         gallery=gallery,
         keep_memory=keep_memory,
+        share=Share(cpus, gpus),
     )
+
+
+def check_device(device: str) -> None:
+    """Raises InputError if there is no such kind of device."""
+    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        raise InputError(f"--device {device}: auto, cpu or cuda is wanted")
 
 
 def _categories(dataset: str, root: Path | None, named: Sequence[str], sharded: bool) -> tuple[str, ...]:

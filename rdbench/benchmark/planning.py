@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdbench.benchmark.engines import Engine
 from rdbench.benchmark.engines.task import Part, Task, get_teacher
 from rdbench.benchmark.guard import guarded_call
-from rdbench.benchmark.plan import RunSettings
+from rdbench.benchmark.head import read_head
+from rdbench.benchmark.plan import RunSettings, Share
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellSpec, OptionValue
-from rdbench.benchmark.store import Store, open_store
+from rdbench.benchmark.store import RESULT, Store, open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
 from rdbench.rd.precision import Precision
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
 from rdbench.words import count
+
+Sharing = tuple[str, tuple[int, int], tuple[int, ...], int, int, str, str, int]
+"""Backbone, image size, map size, epochs, batch size, data set, category and seed of a group."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +71,35 @@ def make_plan(
     levels: list[tuple[CellSpec, float, float]] = []
     tasks: dict[str, dict[str, list[CellSpec]]] = {}
     alphas: dict[Path, float] = {}
+    shares: dict[Sharing, Share] = {}
+    mine = (shard or Shard(1, 1)).part_of(
+        {_sharing(line, category, seed) for line in lines for category, seed in line.groups}
+    )
     with reporter.step("planning", sum(len(line.groups) for line in lines), "groups") as step:
         # First those that keep models: a cell that is asked for twice is planned once, and is to have its model then.
         for settings in sorted(lines, key=lambda line: not line.keep_models):
             for category, seed in settings.groups:
                 step.advance()
-                if shard is not None and not shard.has(settings, category, seed):
+                group = _sharing(settings, category, seed)
+                if (other := shares.setdefault(group, settings.share)) != settings.share:
+                    raise settings.refusal(
+                        f"{settings.share}: {settings.dataset}/{category}, seed {seed} is asked for with {other} too; "
+                        "a group is worked on in one place"
+                    )
+                if group not in mine:
                     continue
                 waiting = []
                 for spec in planner.specs(settings, category, seed):
                     path, alpha = spec.path, settings.alpha
                     if path in alphas:
                         if alpha != alphas[path]:
-                            both = f"{alpha:g} and {alphas[path]:g}"
-                            raise InputError(f"{spec} is asked for at alpha {both}; a cell has one threshold")
+                            too = f"{spec} is asked for at alpha {alphas[path]:g} too"
+                            raise settings.refusal(f"--alpha {alpha:g}: {too}; a cell has one threshold")
                         continue
                     alphas[path] = alpha
                     if store.has(spec, with_model=settings.keep_models):
                         there.append(spec)
-                        if (before := store.load(spec).threshold.alpha) != alpha:
+                        if (before := read_head(store.root / path / RESULT).threshold.alpha) != alpha:
                             levels.append((spec, before, alpha))
                     else:
                         waiting.append(spec)
@@ -117,13 +130,18 @@ class Shard:
             raise InputError(f"--shard {text}: I/N is wanted, I from 1 to N, as 1/4")
         return cls(int(index), int(count))
 
-    def has(self, settings: RunSettings, category: str, seed: int) -> bool:
-        """Whether a group belongs to this shard.
+    def part_of(self, groups: Iterable[Sharing]) -> set[Sharing]:
+        """This shard's of the groups: they are dealt out in their order, so that shards differ by one at most."""
+        return set(sorted(groups)[self.index - 1 :: self.count])
 
-        Decided by what was asked for and nothing that is found out on a machine, so that every group is in one shard.
-        """
-        name = f"{settings.dataset}/{category}/{seed}/{settings.backbone}/{settings.image_size}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % self.count == self.index - 1
+
+def _sharing(settings: RunSettings, category: str, seed: int) -> Sharing:
+    """What tells groups apart in what was asked for: nothing that is found out on a machine, where it may be another.
+
+    Groups that take about as long stand side by side in the order of these, so that each shard gets its share of them.
+    """
+    sizes = settings.image_size, settings.map_size or (), settings.epochs, settings.batch_size
+    return settings.backbone, *sizes, settings.dataset, category, seed
 
 
 class _Planner:
@@ -134,7 +152,7 @@ class _Planner:
         self._reporter = reporter
         self._fingerprints: dict[tuple[str, str, Path | None], str] = {}
         self._teachers: dict[tuple[str, Path | str | None], tuple[str, str]] = {}
-        self._precisions: dict[tuple[str, str], Precision] = {}
+        self._precisions: dict[tuple[str, str, Share], Precision] = {}
 
     def specs(self, settings: RunSettings, category: str, seed: int) -> Iterator[CellSpec]:
         """The group's cells."""
@@ -171,7 +189,7 @@ class _Planner:
         return self._teachers[key]
 
     def _precision(self, settings: RunSettings) -> Precision:
-        key = settings.precision, settings.device
+        key = settings.precision, settings.device, settings.share
         if key not in self._precisions:
             self._precisions[key] = self._engine.precision(settings)
         return self._precisions[key]
@@ -203,6 +221,8 @@ def _try_methods(lines: Sequence[RunSettings], reporter: Reporter) -> None:
                             load_method(method, options)
             except BrokenMethod as error:
                 reporter.line(f"method {name} cannot run: {error}")
+            except InputError as error:
+                raise settings.refusal(str(error)) from error
 
 
 def _way(line: RunSettings) -> str:
@@ -217,7 +237,7 @@ def _ways(lines: Sequence[RunSettings]) -> dict[str, RunSettings]:
         before = ways.setdefault(_way(line), _anywhere(line))
         for name, method in line.methods.items():
             if name in before.methods and before.methods[name].sha256 != method.sha256:
-                raise InputError(
+                raise line.refusal(
                     f"method {name} is two files: {before.methods[name].path} and {method.path}; rename one"
                 )
         files = {name: replace(method, path=method.path.absolute()) for name, method in line.methods.items()}
@@ -235,6 +255,7 @@ def _anywhere(line: RunSettings) -> RunSettings:
         categories=(),
         seeds=(),
         methods={},
+        place=None,
         root=root.absolute() if root is not None else None,
         weights=line.weights.absolute() if isinstance(line.weights, Path) else line.weights,
         out=line.out.absolute(),

@@ -78,7 +78,7 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
         ):
             for task, came in ended:
                 _note(outcome, task, came)
-                step.advance(len(task.specs))
+                step.advance(len(task.specs), f"{len(outcome.failures)} failed" if outcome.failures else "")
                 tell(progress_words(len(outcome.finished), len(outcome.failures), cells))
     (store.root / WORK / LOCKS / name).unlink(missing_ok=True)  # nobody else ever asks for it
     return outcome

@@ -81,7 +81,7 @@ def read_status(root: Path) -> Status:
             continue
         failures.append(failure.spec)
         reasons.setdefault(failure.reason, []).append(str(failure.spec))
-    if not specs and any(root.iterdir()) and not any((root / name).is_dir() for name in (WORK, FAILED)):
+    if not specs and any(root.iterdir()) and not store.was_used():
         raise InputError(f"{root} is no directory of results: no run was at work there; name the --out of one")
     # A group may have begun, or ended, between one look and the next.
     names = [name for name in _begun(root) if name in begun and not name.startswith(tuple(now))]

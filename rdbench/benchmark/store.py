@@ -58,6 +58,10 @@ class Store:
 
     root: Path
 
+    def was_used(self) -> bool:
+        """Whether a run was ever at work here; else, without cells, this is some other directory, or a new one."""
+        return any((self.root / name).is_dir() for name in (WORK, FAILED))
+
     def has(self, spec: CellSpec, *, with_model: bool = False) -> bool:
         """Whether the cell is finished, and its model kept if asked; a cell directory is only ever there whole."""
         cell = self.root / spec.path
@@ -103,8 +107,8 @@ class Store:
         self._move_in(staged, target, result.spec)
         return target
 
-    def adopt(self, directory: Path) -> Path:
-        """Copy a finished cell's directory from elsewhere in, whole.
+    def adopt(self, directory: Path, *, move: bool = False) -> Path:
+        """Copy a finished cell's directory from elsewhere in, whole, or move it if it lies on this file system.
 
         Raises InputError if the result is not valid or its predictions are not those it was computed from.
         """
@@ -113,7 +117,10 @@ class Store:
         target = self.root / result.spec.path
         staged = self.work_directory(CELLS) / f"{target.name}.{os.getpid()}"
         shutil.rmtree(staged, ignore_errors=True)
-        shutil.copytree(directory, staged)
+        if move:
+            directory.replace(staged)
+        else:
+            shutil.copytree(directory, staged)
         self._move_in(staged, target, result.spec)
         return target
 

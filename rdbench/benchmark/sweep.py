@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rdbench.benchmark.plan import RunSettings, make_settings
+from rdbench.benchmark.plan import RunSettings, check_device, make_settings
 from rdbench.errors import InputError, unknown
 from rdbench.reading import read_bounded
 
@@ -38,8 +40,12 @@ Scalar = str | int | float | bool
 
 LISTS = ("methods", "datasets", "categories", "seeds", "shifts", "backbones")
 TEXTS = ("root", "weights", "image_size", "map_size", "precision", "methods_dir")
-NUMBERS: dict[str, type] = {"epochs": int, "batch_size": int, "alpha": float, "keep_models": bool, "gallery": bool}
+NUMBERS: dict[str, type] = {
+    "epochs": int, "batch_size": int, "alpha": float, "keep_models": bool, "gallery": bool, "cpus": int, "gpus": float,
+}  # fmt: skip
 KEYS = (*LISTS, *TEXTS, *NUMBERS, "options")
+MAY_BE_EMPTY = ("categories", "shifts")
+"""Lists that mean something without a value: every category, and no shift though the defaults have some."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,14 @@ class _Value:
     """The values of one key, and where they stand."""
 
     values: tuple[Scalar, ...]
+    lines: tuple[int, ...]
+    """Of each value."""
     line: int
+    """Of the first."""
+
+    def line_of(self, said: Collection[str]) -> int | None:
+        """Where the first value stands that is among these words, a number written in whatever way."""
+        return next((at for value, at in zip(self.values, self.lines, strict=True) if _names(value) & {*said}), None)
 
 
 Entry = dict[str, _Value]
@@ -61,6 +74,7 @@ def read_sweep(
 
     Raises InputError that names the file and the line.
     """
+    check_device(device)
     try:
         text = read_bounded(path, MAX_BYTES).decode()
     except OSError as error:
@@ -86,9 +100,10 @@ def _settings(
         for key, each in entry.items()
         if key.startswith("options.")
     ]
+    place = partial(_place, path, entry, line)
     for dataset, backbone in itertools.product(lists["datasets"] or ("toy",), lists["backbones"] or (None,)):
         try:
-            yield make_settings(
+            settings = make_settings(
                 methods=lists["methods"],
                 dataset=dataset,
                 root=Path(texts["root"]) if "root" in texts else None,
@@ -111,20 +126,39 @@ def _settings(
                 gallery=numbers.get("gallery", True),
                 keep_memory=keep_memory,
                 sharded=sharded,
+                cpus=numbers.get("cpus"),
+                gpus=numbers.get("gpus"),
             )
         except InputError as error:
-            raise InputError(f"{path}, line {_line_of(str(error), entry, line)}: {error}") from None
+            raise InputError(f"{place(str(error))}: {error}") from None
+        yield replace(settings, place=place)
 
 
-def _line_of(message: str, entry: Entry, line: int) -> int:
-    """Where the key or the value stands that the message names, else where the run begins."""
+def _place(path: Path, entry: Entry, line: int, message: str) -> str:
+    """File and line of the value or key that the message names, else of where the run begins, which is `line`."""
     quoted = re.findall(r"'([^']+)'", message)
+    words = set(re.findall(r"[\w-][\w.-]*\b", message))
     first = message.split()[0].removeprefix("--").replace("-", "_")
+
+    def is_about(key: str) -> bool:
+        if first == "method":  # that refuses a value of an option
+            return key.startswith("options.") and words.issuperset(key.split(".")[1:])
+        return key in (first, first + "s")
+
     for key, each in entry.items():
-        names = [key.rpartition(".")[2], *(name for v in each.values for name in (str(v), str(v).partition(":")[0]))]
-        if any(name in quoted for name in names):
-            return each.line
-    return next((each.line for key, each in entry.items() if key in (first, first + "s")), line)
+        if each.line_of(quoted) or key.rpartition(".")[2] in quoted:
+            return f"{path}, line {each.line_of(quoted) or each.line}"
+    found = (each.line_of(words) or each.line for key, each in entry.items() if is_about(key))
+    return f"{path}, line {next(found, line)}"
+
+
+def _names(value: Scalar) -> set[str]:
+    """What a message may call the value: as it is written, the kind of a shift, a number in its shortest way."""
+    text = str(value)
+    names = {text, text.partition(":")[0]}
+    with suppress(ValueError):
+        names.add(f"{float(text):g}")
+    return names
 
 
 def _entries(path: Path, text: str) -> Iterator[tuple[Entry, int]]:
@@ -151,7 +185,7 @@ def _entries(path: Path, text: str) -> Iterator[tuple[Entry, int]]:
 
 
 def _refuse_traps(path: Path, text: str) -> None:
-    """Refuse what makes a small file large or slow to read: aliases and deep nesting."""
+    """Refuse what makes a small file large or slow to read, aliases and deep nesting, and tags, which mean nothing."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -160,6 +194,8 @@ def _refuse_traps(path: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             where = event.start_mark.line + 1
             raise InputError(f"{path}, line {where}: aliases (*name) are not read; use `defaults:` for what runs share")
+        if getattr(event, "tag", None) is not None:
+            raise InputError(f"{path}, line {event.start_mark.line + 1}: tags ({event.tag}) are not read; leave it out")
 
 
 def _entry(path: Path, node: yaml.Node) -> Entry:
@@ -179,6 +215,8 @@ def _entry(path: Path, node: yaml.Node) -> Entry:
 def _values(path: Path, key: str, node: yaml.Node, kind: type | None) -> _Value:
     """One value or a list of them, each a number, a truth value or a text."""
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not nodes and key not in MAY_BE_EMPTY:
+        raise InputError(f"{path}, line {_line(node)}: {key} has no value; leave it out, or give it one")
     values = []
     for each in nodes:
         value = _scalar(each, kind)
@@ -188,7 +226,7 @@ def _values(path: Path, key: str, node: yaml.Node, kind: type | None) -> _Value:
             wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind or str, "a plain value")
             raise InputError(f"{path}, line {_line(each)}: {key} wants {wanted}")
         values.append(value)
-    return _Value(tuple(values), _line(node))
+    return _Value(tuple(values), tuple(map(_line, nodes)), _line(node))
 
 
 def _scalar(node: yaml.Node, kind: type | None) -> Scalar | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from rdbench.benchmark.engines.task import Task, TaskOutcome
 from rdbench.benchmark.progress import Reporter
+from rdbench.benchmark.results import CellResult
 from rdbench.benchmark.store import open_store, sha256
 from tests.made_up import make_cell, make_predictions
 
@@ -55,6 +59,25 @@ def _act(name: str, once: Path) -> None:
         case "scribbles":  # over the pipe, whose number is the process's argument
             os.write(int(sys.argv[1]), b"\0\0\0\3abc")
             time.sleep(60)
+
+
+def stores(task: Task, reporter: Reporter) -> TaskOutcome:
+    """No work but to store a small cell for each that was asked for."""
+    predictions, result = _made_up()
+    for part in task.parts:
+        store = open_store(part.settings.out, create=True)
+        for spec in part.specs:
+            store.write(result.model_copy(update={"spec": spec}), predictions)
+    return TaskOutcome()
+
+
+@cache
+def _made_up() -> tuple[Path, CellResult]:
+    """Predictions and the result that they belong to, once for this process."""
+    path = Path(tempfile.mkstemp(prefix="rdbench-made-up-", suffix=".npz")[1])
+    atexit.register(path.unlink)
+    make_predictions().save(path)
+    return path, make_cell(predictions_sha256=sha256(path))
 
 
 def finishes_one_and_dies(task: Task, reporter: Reporter) -> TaskOutcome:

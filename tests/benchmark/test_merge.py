@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdbench.benchmark.gallery import GALLERY
 from rdbench.benchmark.merge import Merged, merge_stores
 from rdbench.benchmark.results import CellFailure, Figure
 from rdbench.benchmark.store import FAILED, MERGE, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
@@ -46,6 +48,65 @@ def test_equal_cells_are_kept_once_and_the_others_joined(tmp_path: Path) -> None
     (model,) = c.glob("*/*/*/model")
     assert "-s1-" in str(model), "the model that one of them kept is kept"
     assert merge_stores([a, b, c], c) == Merged(copied=0, equal=4)
+
+
+def test_of_equal_cells_the_one_with_a_model_is_kept_else_the_one_with_pictures(tmp_path: Path) -> None:
+    """Whatever the stores are called, and whichever is there already."""
+    bare, drawn, kept = (tmp_path / name for name in ("bare", "drawn", "kept"))
+    write(bare, 0)
+    write(kept, 0, model="weights")
+    (write(drawn, 0) / GALLERY).mkdir()
+    for index, order in enumerate(itertools.permutations([bare, drawn, kept])):
+        out = tmp_path / f"out{index}"
+        merge_stores(order, out)
+        assert list(out.glob("*/*/*/model"))
+        assert not list(out.glob(f"*/*/*/{GALLERY}"))
+        merge_stores([store for store in order if store != kept], tmp_path / f"two{index}")
+        assert list((tmp_path / f"two{index}").glob(f"*/*/*/{GALLERY}"))
+    merge_stores([drawn], bare)
+    assert list(bare.glob(f"*/*/*/{GALLERY}"))
+
+
+def test_what_is_no_store_is_refused_and_an_empty_one_is_not(rdbench: Command, tmp_path: Path) -> None:
+    """A misspelt shard would be missing and nobody told."""
+    a, b, c = (tmp_path / name for name in "abc")
+    write(a, 0)
+    (b / "some" / "other" / "experiment").mkdir(parents=True)
+    done = rdbench("merge", a, b, "--out", c)
+    assert done.code == 2
+    assert f"{b} is no directory of results" in done.error()
+    assert not c.exists()
+    shutil.rmtree(b)
+    with open_store(b, create=True).lock("run-1"):
+        pass
+    assert merge_stores([a, b], c) == Merged(copied=1, equal=0), "a shard may have no group"
+
+
+def test_a_cell_without_its_result_is_refused(tmp_path: Path) -> None:
+    a, c = tmp_path / "a", tmp_path / "c"
+    write(a, 0)
+    cell = write(a, 1)
+    (cell / RESULT).unlink()
+    with pytest.raises(InputError, match=rf"{re.escape(str(cell))} is no whole cell, it has no {RESULT}; remove it"):
+        merge_stores([a], c)
+    assert not c.exists()
+
+
+@pytest.mark.parametrize("differs", ["image figures", "pixel figures", "split"])
+def test_equal_predictions_with_other_conditions_or_splits_are_refused(tmp_path: Path, differs: str) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    cell = write(a, 0)
+    write(b, 0)
+    result = read_result(cell / RESULT)
+    changes = {
+        "image figures": {"image": result.image | {"blur:3": result.image["clean"]}},
+        "pixel figures": {"pixel": {}},
+        "split": {"split": result.split.model_copy(update={"train": 59})},
+    }[differs]
+    Store(a).rewrite(cell, result.model_copy(update=changes))
+    with pytest.raises(InputError, match=f"deterministic on toy/grid, seed 0: {differs} differ between"):
+        merge_stores([a, b], c)
+    assert not c.exists()
 
 
 def test_different_results_of_one_cell_are_named_and_nothing_is_written(rdbench: Command, tmp_path: Path) -> None:

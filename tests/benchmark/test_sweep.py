@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from rdbench.benchmark.engines.local import InProcess
+from rdbench.benchmark.plan import Share
 from rdbench.benchmark.planning import Plan, Shard, make_plan
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec
@@ -114,8 +115,41 @@ def test_a_cell_asked_for_twice_keeps_its_model_if_either_asks_for_that(tmp_path
 
 def test_one_cell_has_one_threshold(tmp_path: Path) -> None:
     text = SMALL + "  - methods: [deterministic]\n    seeds: [1]\n    alpha: 0.2\n"
-    with pytest.raises(InputError, match=r"deterministic on toy/twill, seed 1 is asked for at alpha 0\.2 and 0\.1;"):
+    words = r"sweep\.yaml, line 15: --alpha 0\.2: deterministic on toy/twill, seed 1 is asked for at alpha 0\.1 too;"
+    with pytest.raises(InputError, match=words):
         planned(tmp_path, text)
+
+
+def test_runs_ask_for_their_shares_of_a_node_and_one_group_for_one(tmp_path: Path) -> None:
+    text = SMALL + "  - methods: [tta]\n    image_size: 96\n    seeds: [1]\n    cpus: 4\n    gpus: 0.5\n"
+    shares = {task.specs[0].image_size: task.parts[0].settings.share for task in planned(tmp_path, text).tasks}
+    assert shares == {(64, 64): Share(), (96, 96): Share(cpus=4, gpus=0.5)}
+    words = r"line 15: --cpus 4 --gpus 0\.5: toy/twill, seed 1 is asked for with no --cpus or --gpus of its own too;"
+    with pytest.raises(InputError, match=words):
+        planned(tmp_path, text.replace("    image_size: 96\n", ""))
+
+
+def test_a_value_that_a_method_refuses_is_named_with_its_line(tmp_path: Path) -> None:
+    """The method is asked when the file has long been read."""
+    text = "runs:\n  - methods: tta\n  - methods: mc_dropout\n    options:\n      p:\n        - 0.1\n        - 2.0\n"
+    with pytest.raises(InputError, match=r"sweep\.yaml, line 7: method mc_dropout: p must be in \[0, 1\), got 2"):
+        planned(tmp_path, text)
+
+
+def test_a_wrong_device_is_not_the_files_fault(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SMALL)
+    with pytest.raises(InputError, match=r"^--device gpu: auto, cpu or cuda is wanted"):
+        read_sweep(tmp_path / "sweep.yaml", out=tmp_path, device="gpu")
+
+
+def test_an_empty_list_of_shifts_or_categories_replaces_that_of_the_defaults(tmp_path: Path) -> None:
+    text = SMALL.replace("defaults:", "defaults:\n  shifts: [lighting:3]").replace(
+        "seeds: [1]", "shifts: []\n    categories: []"
+    )
+    (tmp_path / "sweep.yaml").write_text(text)
+    first, second = read_sweep(tmp_path / "sweep.yaml", out=tmp_path, device="cpu")
+    assert (list(map(str, first.shifts)), second.shifts) == (["lighting:3"], ())
+    assert second.categories == ("flange", "tablets", "twill")
 
 
 def test_finished_cells_at_another_alpha_are_planned_for_and_said(rdbench: Command, tmp_path: Path) -> None:
@@ -189,13 +223,25 @@ def test_a_task_says_where_the_data_lies(tmp_path: Path, monkeypatch: pytest.Mon
     assert {part.settings.root for task in plan.tasks for part in task.parts} == {tmp_path / "data"}
 
 
-def test_shards_are_disjoint_and_together_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [3, 16])
+def test_shards_are_disjoint_together_all_and_even(tmp_path: Path, count: int) -> None:
     text = SMALL.replace("seeds: [0, 1]", f"seeds: {list(range(20))}")
-    whole = {spec.path for spec in cells(planned(tmp_path, text))}
-    parts = [{spec.path for spec in cells(planned(tmp_path, text, Shard(index, 3)))} for index in (1, 2, 3)]
-    assert all(parts)
-    assert sum(map(len, parts)) == len(whole)
-    assert set.union(*parts) == whole
+    whole = planned(tmp_path, text)
+    shards = [planned(tmp_path, text, Shard(index, count)) for index in range(1, count + 1)]
+    parts = [{spec.path for spec in cells(shard)} for shard in shards]
+    assert sum(map(len, parts)) == len(cells(whole))
+    assert set.union(*parts) == {spec.path for spec in cells(whole)}
+    groups = [len(shard.tasks) for shard in shards]
+    assert sum(groups) == len(whole.tasks) == 40
+    assert max(groups) - min(groups) <= 1
+
+
+def test_each_shard_has_its_share_of_the_groups_that_take_long(tmp_path: Path) -> None:
+    text = "runs:\n  - methods: deterministic\n    categories: [twill]\n    image_size: 64\n    seeds: [0, 1, 2, 3]\n"
+    text += text.partition("\n")[2] + "    epochs: 200\n"
+    for index in (1, 2):
+        found = cells(planned(tmp_path, text, Shard(index, 2)))
+        assert sorted(spec.epochs for spec in found) == [20, 20, 200, 200]
 
 
 def test_what_shards_plan_does_not_depend_on_what_a_machine_has(tmp_path: Path) -> None:
@@ -249,6 +295,17 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         ("runs:\n  - methods: [tta\n", 3, "expected ',' or ']'"),
         ("runs:\n  - methods: {a: 1}\n", 2, "methods wants a plain value"),
         ("runs:\n  - methods: tta\n    datasets: [toy, toi]\n", 3, "unknown dataset 'toi'"),
+        ("runs:\n  - methods:\n      - tta\n      - dtta\n", 4, "unknown method 'dtta'"),
+        ("runs:\n  - methods: tta\n    shifts:\n      - blur:3\n      - blurr:3\n", 5, "unknown shift 'blurr'"),
+        ("runs:\n  - methods: tta\n    seeds:\n      - 0\n      - -1\n", 5, "--seed -1: not negative"),
+        ("runs:\n  - methods: mc_dropout\n    options:\n      p:\n        - 0.1\n        - x\n", 6, "'x' is no float"),
+        ("runs:\n  - methods: mc_dropout\n    options: {p: []}\n", 3, "p has no value"),
+        ("runs:\n  - methods: tta\n    gpus: 1.5\n", 3, "--gpus 1.5: a fraction or a whole number is wanted"),
+        ("runs:\n  - methods: tta\n    cpus: 0\n", 3, "--cpus 0: at least 1 is wanted"),
+        ("runs:\n  - methods: tta\n    seeds: []\n", 3, "seeds has no value"),
+        ("runs:\n  - methods: tta\n    datasets: []\n", 3, "datasets has no value"),
+        ("runs:\n  - methods: tta\n    seeds: !each [1]\n", 3, "tags (!each) are not read"),
+        ("runs:\n  - methods: tta\n    epochs: !half 2\n", 3, "tags (!half) are not read"),
     ],
 )
 def test_a_wrong_sweep_names_file_and_line(tmp_path: Path, text: str, line: int, message: str) -> None:
@@ -267,7 +324,7 @@ def test_a_wrong_sweep_names_file_and_line(tmp_path: Path, text: str, line: int,
         ("a: &x [1]\nruns: *x\n", "aliases"),
         ("[" * 500_000, "nested too deeply"),
         ("# " + "x" * 1_000_001, "larger than"),
-        ("!!python/object/apply:os.system ['true']", "a list `runs:` is wanted"),
+        ("!!python/object/apply:os.system ['true']", "tags .* are not read"),
         ("\x00", "special characters are not allowed"),
     ],
 )

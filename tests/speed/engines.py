@@ -21,11 +21,12 @@ os.environ["PYTHONPATH"] = str(REPOSITORY)  # for Ray's workers
 from rdbench.benchmark.engines import Engine  # noqa: E402
 from rdbench.benchmark.engines.local import InProcess, Workers  # noqa: E402
 from rdbench.benchmark.engines.ray import RayCluster  # noqa: E402
-from rdbench.benchmark.engines.task import Task  # noqa: E402
+from rdbench.benchmark.engines.task import Task, TaskOutcome  # noqa: E402
 from rdbench.benchmark.plan import make_settings  # noqa: E402
 from rdbench.benchmark.planning import make_plan  # noqa: E402
 from rdbench.benchmark.progress import Reporter  # noqa: E402
-from tests.benchmark.engine_works import nothing  # noqa: E402
+from rdbench.benchmark.store import RESULT  # noqa: E402
+from tests.benchmark.engine_works import nothing, stores  # noqa: E402
 
 CELLS_PER_GROUP = 20
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--engine", choices=("process", "local", "ray"), default="local")
     parser.add_argument("--apart", action="store_true", help="one cell per task, the most there can be to hand over")
+    parser.add_argument("--store", action="store_true", help="a small cell is written for each; else nothing is")
     arguments = parser.parse_args()
     quiet = Reporter(Console(quiet=True))
     with tempfile.TemporaryDirectory() as folder:
@@ -50,19 +52,24 @@ def main() -> None:
         spent, used = time.perf_counter() - start, time.process_time() - own
         print(f"planned {plan.waiting} cells in {spent:.1f} s, {used:.1f} s of processor; driver {resident():.0f} MB")
         with engine(arguments.engine) as chosen:
-            for _ in chosen.run(plan.tasks[:2], nothing, quiet):  # the processes start
+            work = stores if arguments.store else nothing
+            for _ in chosen.run(plan.tasks[:2], work, quiet):  # the processes start
                 pass
-            tasks = list(apart(plan.tasks)) if arguments.apart else plan.tasks
+            tasks = list(apart(plan.tasks[2:])) if arguments.apart else plan.tasks[2:]
+            cells = sum(len(task.specs) for task in tasks)
             before, start, own, done = resident(), time.perf_counter(), time.process_time(), 0
-            for task, _ in chosen.run(tasks, nothing, quiet):
+            for task, outcome in chosen.run(tasks, work, quiet):
+                assert outcome == TaskOutcome()
                 done += len(task.specs)
-                if done * 4 // arguments.cells != (done - len(task.specs)) * 4 // arguments.cells:
+                if done * 4 // cells != (done - len(task.specs)) * 4 // cells:
                     spent, used = time.perf_counter() - start, time.process_time() - own
                     print(
                         f"{done:6} cells: {1000 * spent / done:.2f} ms per cell, {1000 * used / done:.2f} ms of the "
                         f"driver's processor, driver {resident() - before:+.1f} MB",
                         flush=True,
                     )
+        stored = sum(1 for _ in Path(folder).glob(f"*/*/*/{RESULT}"))
+        assert stored == (plan.waiting if arguments.store else 0)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"largest child: {children:.0f} MB")
 

@@ -6,6 +6,7 @@ import os
 
 from rdbench.benchmark.engines import Engine
 from rdbench.benchmark.engines.local import InProcess, Workers
+from rdbench.benchmark.plan import Share
 from rdbench.errors import InputError, unknown
 
 
@@ -24,12 +25,11 @@ def choose_engine(
     checks = [
         (workers is None or workers >= 1, f"--workers {workers}: at least 1"),
         (cell_timeout is None or cell_timeout > 0, f"--cell-timeout {cell_timeout}: more than 0 seconds"),
-        (cpus >= 1, f"--cpus {cpus}: at least 1"),
-        (gpus is None or 0 <= gpus <= 1 or gpus % 1 == 0 < gpus, f"--gpus {gpus}: a fraction or a whole number"),
     ]
     for holds, message in checks:
         if not holds:
             raise InputError(message + " is wanted")
+    Share(cpus, gpus)  # refuses what no node can have
     if name == "local":
         if address is not None or sync_data or cpus != 1 or gpus is not None:
             raise InputError("--address, --cpus, --gpus and --sync-data are for --engine ray")

@@ -7,9 +7,10 @@ import io
 import os
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from rdbench.datasets import fingerprinted_files, scan_category
+from rdbench.datasets import fingerprint_now, fingerprinted_files, scan_category
 from rdbench.errors import InputError
 
 
@@ -23,8 +24,11 @@ def pack_images(dataset: str, category: str, root: Path | None) -> bytes:
     return file.getvalue()
 
 
-def unpacked(packed: bytes, dataset: str, category: str, fingerprint: str) -> Path:
-    """The root of a data set with this category, unpacked on this machine if no other process has done so before.
+def unpacked(fetch: Callable[[], bytes], dataset: str, category: str, fingerprint: str) -> Path:
+    """The root of a data set with this category on this machine.
+
+    Fetched and unpacked if no process has done so before, or if what it left is not that any more: files in a
+    temporary folder may be removed. Whether what was fetched is what was planned is for the task to find out.
 
     Raises InputError if there is no room for it, or the place for it belongs to somebody else.
     """
@@ -37,13 +41,23 @@ def unpacked(packed: bytes, dataset: str, category: str, fingerprint: str) -> Pa
     root = home / "root"
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
+        if not _holds(root, dataset, category, fingerprint):
             try:
                 with tempfile.TemporaryDirectory(dir=home) as folder:
                     staged = Path(folder) / "root"
-                    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                    with tarfile.open(fileobj=io.BytesIO(fetch())) as archive:
                         archive.extractall(staged, filter="data")
+                    if root.exists():
+                        root.rename(Path(folder) / "before")
                     staged.rename(root)
             except OSError as error:
                 raise InputError(f"cannot unpack {dataset}/{category} to {home}: {error.strerror}") from error
     return root
+
+
+def _holds(root: Path, dataset: str, category: str, fingerprint: str) -> bool:
+    """Whether the category is there, with every image as it was."""
+    try:
+        return root.exists() and fingerprint_now(dataset, category, root) == fingerprint
+    except InputError:
+        return False

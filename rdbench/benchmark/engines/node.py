@@ -16,16 +16,19 @@ from rdbench.benchmark.engines import Work
 from rdbench.benchmark.engines.data import unpacked
 from rdbench.benchmark.engines.local import Workers
 from rdbench.benchmark.engines.task import Task, TaskOutcome
+from rdbench.benchmark.head import read_head
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.store import CELLS, RESULT, Store, open_store, read_result
+from rdbench.benchmark.store import CELLS, RESULT, Store, open_store
 from rdbench.errors import InputError
 
 
 def on_node(
-    work: Work, task: Task, cpus: int, cell_timeout: float | None, images: bytes | None
+    work: Work, task: Task, cpus: int, cell_timeout: float | None, images: list[Any]
 ) -> tuple[TaskOutcome, list[Any]]:
     """Run a task in a worker process here, into a store of its own; the outcome and references to the finished cells.
 
+    `images` holds a reference to the category's, packed; none if they are read by the same path as on the driver. Ray
+    fetches what a task is given itself, but for what is in a list: the images come only if this node lacks them.
     Each cell, packed, is an object of its own: a group may have thousands, and neither this process nor the driver is
     to hold them all.
     """
@@ -33,8 +36,8 @@ def on_node(
 
     first = task.parts[0].specs[0]
     root = task.parts[0].settings.root
-    if images is not None:
-        root = unpacked(images, first.dataset, first.category, first.fingerprint)
+    if images:
+        root = unpacked(lambda: ray.get(images[0]), first.dataset, first.category, first.fingerprint)
     with tempfile.TemporaryDirectory(prefix="rdbench-") as out:
         engine = _node_engine(cpus, cell_timeout)
         quiet = Reporter(Console(file=io.StringIO()))
@@ -69,8 +72,9 @@ def bring_in(cells: Iterable[bytes], task: Task) -> None:
     wanted = {spec.path for spec in task.specs}
     for packed in cells:
         with tempfile.TemporaryDirectory(dir=store.work_directory(CELLS)) as folder:
+            cell = Path(folder) / "cell"
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-                archive.extractall(folder, filter="data")
-            if (sent := read_result(Path(folder) / RESULT).spec).path not in wanted:
+                archive.extractall(cell, filter="data")
+            if (sent := read_head(cell / RESULT).spec).path not in wanted:
                 raise InputError(f"{sent} was not asked for")
-            store.adopt(Path(folder))
+            store.adopt(cell, move=True)

@@ -11,10 +11,12 @@ import secrets
 import socket
 import tarfile
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rdbench.benchmark.engines import Ended, Work
@@ -46,6 +48,8 @@ class _Flight:
     task: Task
     lock: ExitStack
     """Holds the group: no other run works on it meanwhile."""
+    share: tuple[int, float]
+    """Cores and GPUs that it asks for."""
     tries: int = 1
 
 
@@ -65,9 +69,9 @@ class RayCluster:
 
     Args:
         address: "auto", HOST:PORT, or None for a cluster of this machine alone, which ends with the run.
-        cpus: cores that a task asks for, and its number of threads.
-        gpus: GPUs that a task asks for, a fraction if several share one; default: one if the device is cuda, or auto
-            and the cluster has any.
+        cpus: cores that a task asks for, and its number of threads, if its settings do not say.
+        gpus: GPUs that a task asks for if its settings do not say, a fraction if several share one; default: one if
+            the device is cuda, or auto and the cluster has any.
         sync_data: send the images of a category to each node once, instead of reading them there by the same path.
     """
 
@@ -107,36 +111,44 @@ class RayCluster:
         """Asked of a node if tasks run on GPUs, which this machine may not have."""
         import ray
 
-        if not self._gpus:
+        cpus, gpus = self._share(settings)
+        if not gpus:
             return here(settings)
-        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=TRIES)(here)
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=TRIES)(here)
         precision: Precision = ray.get(remote.remote(settings))
         return precision
+
+    def _share(self, settings: RunSettings) -> tuple[int, float]:
+        """Cores and GPUs that a task with these settings asks for."""
+        own = settings.share
+        return own.cpus or self._cpus, (self._gpus or 0.0) if own.gpus is None else own.gpus
 
     def run(self, tasks: Iterable[Task], work: Work, reporter: Reporter) -> Ended:
         import ray
 
-        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(on_node)
+        @cache
+        def remote(cpus: int, gpus: float) -> Any:
+            return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(on_node)
+
         images = _Images(self._sync_data)
         flights: dict[Any, _Flight] = {}
         again: deque[_Flight] = deque()
         new = iter(tasks)
-        nodes = _Nodes(reporter, self._cpus, self._gpus or 0.0)
+        nodes = _Nodes(reporter)
         try:
             while True:
-                while again or len(flights) < AHEAD * nodes.slots():
+                while again or nodes.load(flight.share for flight in flights.values()) < AHEAD:
                     flight = again.popleft() if again else None
                     if flight is None:
                         task = next(new, None)
                         if task is None:
                             break
-                        flight, refused = _take(task)
+                        flight, refused = _take(task, self._share(task.parts[0].settings))
                         if flight is None:
                             yield task, TaskOutcome(bad_input=refused)
                             continue
                     if not (left := _left(flight.task)).parts:  # by another run, before its group was held
                         flight.lock.close()
-                        images.release(flight.task)
                         yield flight.task, TaskOutcome()
                         continue
                     try:
@@ -145,7 +157,9 @@ class RayCluster:
                         flight.lock.close()
                         yield flight.task, TaskOutcome(bad_input=str(error))
                         continue
-                    flights[remote.remote(work, left, self._cpus, self._cell_timeout, given)] = flight
+                    cpus = flight.share[0]
+                    reference = remote(*flight.share).remote(work, left, cpus, self._cell_timeout, given)
+                    flights[reference] = flight
                 if not flights:
                     return
                 ready, _ = ray.wait(list(flights), num_returns=1, timeout=1.0)
@@ -156,9 +170,8 @@ class RayCluster:
                         again.append(flight)
                         continue
                     flight.lock.close()
-                    images.release(flight.task)
                     yield flight.task, outcome
-                nodes.look(len(flights))
+                nodes.look([flight.share for flight in flights.values()])
         finally:
             for reference, flight in flights.items():
                 with suppress(Exception):  # the cluster may be gone
@@ -174,8 +187,7 @@ class RayCluster:
             try:
                 bring_in(map(ray.get, cells), flight.task)
             except (InputError, OSError, tarfile.TarError) as error:  # another version there, or a full disk here
-                reporter.line(f"  {flight.task}: what its node made cannot be kept: {error}")
-                return TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
+                outcome = TaskOutcome(outcome.failures, f"what its node made cannot be kept: {error}")
         except ray.exceptions.RayTaskError as error:
             return _given_up(flight.task, f"the node's engine failed: {error.cause!r}", str(error), reporter)
         except ray.exceptions.RayError as error:
@@ -186,17 +198,21 @@ class RayCluster:
             reporter.line(f"  {flight.task}: {reason}; given to another")
             return None
         result: TaskOutcome = outcome
+        for failure in result.failures:  # which its node has said to nobody
+            reporter.line(f"  FAILED {failure.spec}: {failure.reason}")
+        if result.bad_input:
+            reporter.line(f"  {flight.task} cannot run: {result.bad_input}")
         return result
 
 
-def _take(task: Task) -> tuple[_Flight | None, str]:
+def _take(task: Task, share: tuple[int, float]) -> tuple[_Flight | None, str]:
     """The task with its group held, or why it cannot be."""
     lock = ExitStack()
     try:
         lock.enter_context(open_store(task.parts[0].settings.out, create=True).lock(task.group_id, f"{task} (on Ray)"))
     except InputError as error:
         return None, str(error)
-    return _Flight(task, lock), ""
+    return _Flight(task, lock, share), ""
 
 
 def _left(task: Task) -> Task:
@@ -219,63 +235,56 @@ def _given_up(task: Task, reason: str, trace: str, reporter: Reporter) -> TaskOu
 
 
 class _Images:
-    """Packed images in Ray's object store, from a category's first task in flight to its last."""
+    """Packed images in Ray's object store, each category once: its groups may lie anywhere in a run."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
         self._kept: dict[str, Any] = {}
-        self._users: dict[str, set[str]] = {}
 
-    def of(self, task: Task) -> Any:
-        """A reference to the images of the task's category; None if nodes read them by the same path."""
+    def of(self, task: Task) -> list[Any]:
+        """A reference to the images of the task's category; none if nodes read them by the same path."""
         import ray
 
         first, settings = task.parts[0].specs[0], task.parts[0].settings
         if not self._wanted or first.dataset == "toy":
-            return None
-        key = first.fingerprint
-        if key not in self._kept:
-            self._kept[key] = ray.put(pack_images(first.dataset, first.category, settings.root))
-        self._users.setdefault(key, set()).add(task.group_id)
-        return self._kept[key]
-
-    def release(self, task: Task) -> None:
-        """The task has ended."""
-        key = task.parts[0].specs[0].fingerprint
-        users = self._users.get(key, set())
-        users.discard(task.group_id)
-        if not users:
-            self._kept.pop(key, None)
+            return []
+        if first.fingerprint not in self._kept:
+            self._kept[first.fingerprint] = ray.put(pack_images(first.dataset, first.category, settings.root))
+        return [self._kept[first.fingerprint]]
 
 
 class _Nodes:
     """Watches which nodes there are."""
 
-    def __init__(self, reporter: Reporter, cpus: int, gpus: float) -> None:
-        self._reporter, self._cpus, self._gpus = reporter, cpus, gpus
-        self._enough = True
-        """Whether any node has what a task asks for."""
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._has: list[tuple[float, float]] = []
+        """Cores and GPUs of each node."""
         self._names: set[str] | None = None
         self._looked = self._said = 0.0
         self._resources: dict[str, float] = {}
 
-    def slots(self) -> int:
-        """How many tasks the cluster can run at once, at least one."""
+    def load(self, shares: Iterable[tuple[int, float]]) -> Fraction:
+        """How many times over tasks with these shares keep the cluster busy; a task that does not fit does once."""
         self._refresh()
-        by_gpu = self._resources.get("GPU", 0.0) // self._gpus if self._gpus else float("inf")
-        return max(1, int(min(self._resources.get("CPU", 0.0) // self._cpus, by_gpu)))
+        total = Fraction(0)
+        for (cpus, gpus), number in Counter(shares).items():
+            by_gpu = self._resources.get("GPU", 0.0) // gpus if gpus else float("inf")
+            at_once = max(1, int(min(self._resources.get("CPU", 0.0) // cpus, by_gpu)))
+            total += Fraction(number, at_once)
+        return total
 
-    def look(self, running: int) -> None:
-        """Say from time to time how many nodes and tasks there are."""
+    def look(self, shares: Sequence[tuple[int, float]]) -> None:
+        """Say from time to time how many nodes there are, and tasks, which have these shares."""
         self._refresh()
         if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            self._reporter.line(
-                f"  Ray: {count(len(self._names or ()), 'node')}, {count(running, 'group')} running or next"
-            )
-            if not self._enough:
-                asked = f"--cpus {self._cpus}" + (f" --gpus {self._gpus:g}" if self._gpus else "")
-                self._reporter.line(f"  Ray: no node has what a group asks for ({asked}); waiting for one to join")
+            nodes = count(len(self._names or ()), "node")
+            self._reporter.line(f"  Ray: {nodes}, {count(len(shares), 'group')} running or next")
+            for cpus, gpus in sorted(set(shares)):
+                if not any(cpus <= cores and gpus <= devices for cores, devices in self._has):
+                    asked = f"--cpus {cpus}" + (f" --gpus {gpus:g}" if gpus else "")
+                    self._reporter.line(f"  Ray: no node has what a group asks for ({asked}); waiting for one to join")
 
     def _refresh(self) -> None:
         import ray
@@ -285,8 +294,7 @@ class _Nodes:
         self._looked = time.monotonic()
         alive = [node for node in ray.nodes() if node["Alive"]]
         names = {node["NodeID"] for node in alive}
-        has = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]
-        self._enough = any(cpus >= self._cpus and gpus >= self._gpus for cpus, gpus in has)
+        self._has = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]
         self._resources = ray.cluster_resources()
         for change in _changes(self._names, names):
             self._reporter.line(f"  Ray: {change}, {len(names)} now")

@@ -105,7 +105,8 @@ def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
     with reporter.step("  reading file by file, for the fingerprint", 0, "files") as step:
         category = load_category(settings.dataset, first.category, settings.root, first.seed, step.reach)
     there = partial(bench.store.has, with_model=settings.keep_models)
-    _same(f"images of {settings.dataset}/{first.category}", first.fingerprint, category.fingerprint)
+    below = f" below {settings.root}" if settings.root else ""
+    _same(f"images of {settings.dataset}/{first.category}{below}", first.fingerprint, category.fingerprint)
     try:
         return list(run_group(bench, category, part.specs).failures)
     except InputError:
