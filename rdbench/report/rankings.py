@@ -264,7 +264,7 @@ def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
         high[(*place, rows, columns)] = _usable([figure.high for figure in found])
         for i in np.flatnonzero(np.isnan(usable)).tolist():
             notes[(*place, rows[i], columns[i])] = found[i].note or "not a usable number"
-    derive(value, metric_at, conditions)
+    derive(value, low, high, metric_at, conditions)
     if REFERENCE in methods:
         derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
