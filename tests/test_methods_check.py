@@ -160,9 +160,14 @@ BAD: dict[str, tuple[str, str, str, str]] = {
         "fit",
         "next(context.teacher.parameters()).data.add_(0.1)",
         "teacher",
-        "fit changes the teacher",
+        "fit changes the teacher; it is shared",
     ),
-    "changes the shared student": ("fit", "self.student.train()", "shared students", "context.trained(0)"),
+    "changes the shared student": (
+        "fit",
+        "self.student.train()",
+        "shared students",
+        "fit changes the student of context.trained(0); other methods use it",
+    ),
     "draws in predict": ("predict", "torch.rand(1)", "random state", "predict changes torch's random state"),
     "sets what holds for all": (
         "fit",
@@ -221,6 +226,13 @@ def test_a_good_method_passes_with_what_its_libraries_do(rdbench: Command, tmp_p
     assert "samples=4" in done.out
     assert "fit changes NumPy's random state" in done.out
     assert time.monotonic() - start < 30
+
+
+def test_an_uncertainty_that_is_the_same_for_all_images_is_a_warning(rdbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "strange.py").write_text(GOOD)
+    done = rdbench("methods", "check", "strange", "--methods-dir", tmp_path)
+    assert done.code == 0, done.out
+    assert "uncertainty warning it is 1 for every image" in " ".join(done.out.split())
 
 
 def test_a_failed_check_is_the_exit_code(rdbench: Command, tmp_path: Path) -> None:
