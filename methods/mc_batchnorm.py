@@ -1,11 +1,12 @@
 """The deterministic student with batch-norm statistics of random training batches; they disagree where it is unsure.
 
-Teye, Azizpour and Smith, "Bayesian Uncertainty Estimation for Batch Normalized Deep Networks", ICML 2018. Adapted: a
-sample's statistics are those of a batch of training images alone, drawn without replacement when fitting and kept,
-where the paper adds the test images to the batch; so a sample is one network, the same for all images, and a
-prediction does not depend on the batch an image comes in. With all training images as the batch there is one possible
-sample: the deterministic student whose running averages are replaced by the training set's exact statistics.
+Teye, Azizpour and Smith, "Bayesian Uncertainty Estimation for Batch Normalized Deep Networks", ICML 2018. A sample's
+statistics are those of a random batch of training images, as in the authors' code for regression; their code for
+segmentation adds the test image to the batch. Adapted: the batches are drawn when fitting and kept, so a sample is one
+network, the same for all images. With all training images as the batch there is one possible sample: the deterministic
+student whose running averages are replaced by the training set's exact statistics.
 
+Statistics need the training images, which only `fit` has: another number of samples is another fit.
 Cost: E + S (B + D); 1 training, the deterministic student's, and S passes of `batch` training images. Readout: standard
 deviation of the samples' scores, the spread of the posterior predictive that the paper takes for the model's
 uncertainty.

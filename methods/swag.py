@@ -4,7 +4,7 @@ Maddox, Izmailov, Garipov, Vetrov and Wilson, "A Simple Baseline for Bayesian Un
 NeurIPS 2019. A copy of the deterministic student is trained on at a constant rate; it and what it is after each further
 epoch are the iterates, whose mean, diagonal variance and last `rank` deviations make the Gaussian (rdbench.uq.swag).
 Adapted: the optimiser is RD's Adam, not SGD. Every sample's batch norm is refitted on all training features, in batches
-of 16, when fitting, and the samples are kept as the networks they are.
+of 16, when fitting, and the samples are kept as the networks they are: another number of samples is another fit.
 
 Cost: E + S (B + D); 1 + `epochs` trainings, and S passes of the training images to refit batch norm. Disk and memory: S
 students. Readout: standard deviation of the samples' scores, the spread of the Bayesian model average of the paper.

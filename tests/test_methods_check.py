@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from rdbench.check import watch
 from rdbench.check.checks import check_method
 from rdbench.check.new import method_source
+from rdbench.check.world import World
 from rdbench.errors import InputError
-from rdbench.registry import find_methods
+from rdbench.registry import find_methods, load_method, read_method_file
+from rdbench.uq.checkpoints import save_student
 from tests.command import Command
 
 pytestmark = pytest.mark.long
@@ -156,9 +160,14 @@ BAD: dict[str, tuple[str, str, str, str]] = {
         "fit",
         "next(context.teacher.parameters()).data.add_(0.1)",
         "teacher",
-        "fit changes the teacher",
+        "fit changes the teacher; it is shared",
     ),
-    "changes the shared student": ("fit", "self.student.train()", "shared students", "context.trained(0)"),
+    "changes the shared student": (
+        "fit",
+        "self.student.train()",
+        "shared students",
+        "fit changes the student of context.trained(0); other methods use it",
+    ),
     "draws in predict": ("predict", "torch.rand(1)", "random state", "predict changes torch's random state"),
     "sets what holds for all": (
         "fit",
@@ -219,6 +228,13 @@ def test_a_good_method_passes_with_what_its_libraries_do(rdbench: Command, tmp_p
     assert time.monotonic() - start < 30
 
 
+def test_an_uncertainty_that_is_the_same_for_all_images_is_a_warning(rdbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "strange.py").write_text(GOOD)
+    done = rdbench("methods", "check", "strange", "--methods-dir", tmp_path)
+    assert done.code == 0, done.out
+    assert "uncertainty warning it is 1 for every image" in " ".join(done.out.split())
+
+
 def test_a_failed_check_is_the_exit_code(rdbench: Command, tmp_path: Path) -> None:
     (tmp_path / "strange.py").write_text(GOOD.replace("# predict\n", "uncertainty -= 2\n"))
     done = rdbench("methods", "check", "strange", "--methods-dir", tmp_path)
@@ -250,6 +266,30 @@ def test_a_new_method_passes_and_runs(rdbench: Command, tmp_path: Path, monkeypa
     )
     assert done.code == 0, done.err
     assert "my_method" in done.out
+
+
+def test_a_new_method_draws_from_the_seed_and_keeps_the_teachers_features_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "my_method.py").write_text(method_source("my_method"))
+    method = load_method(read_method_file(tmp_path / "my_method.py", "test"), {"samples": 2})
+    world = World(tmp_path)
+    batch = world.batch([0, 1])
+
+    class Perfect(torch.nn.Module):
+        """A student that gives back the teacher's features whatever it sees, and keeps that."""
+
+        def forward(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            self.seen = features[0]
+            return batch.features
+
+    seen = []
+    save_student(world.context.new_student(0), tmp_path / "student.safetensors")
+    for seed in (0, 0, 1):
+        method.load(tmp_path, replace(world.context, seed=seed))
+        method.student = student = Perfect()  # type: ignore[attr-defined]
+        assert method.predict(batch).anomaly_map.max() < 1e-5  # the noise itself is no anomaly
+        seen.append(student.seen)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
 
 
 @pytest.mark.parametrize("name", ["My Method", "../escape", "class", "1st", "_hidden", "größe", "a" * 99, ""])

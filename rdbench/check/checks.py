@@ -49,8 +49,12 @@ class Row:
     """What came of one check."""
 
     check: str
-    outcome: Literal["passed", "FAILED", "skipped"]
+    outcome: Literal["passed", "warning", "FAILED", "skipped"]
     words: str = ""
+
+
+class Doubt(Exception):
+    """What is seen may be a mistake or meant so; the message says what it is."""
 
 
 class Skip(Exception):
@@ -91,6 +95,7 @@ class _Checks:
         self._row("fit and save", self._fit, needs="file")
         self._row("load", self._load, needs="fit and save")
         self._row("prediction", self._prediction, needs="load")
+        self._row("uncertainty", self._uncertainty, needs=after)
         self._row("same again", self._same_again, needs=after)
         self._row("saved whole", self._saved_whole, needs=after)
         self._row("batch", self._batch, needs=after)
@@ -117,6 +122,8 @@ class _Checks:
             row = Row(name, "passed", check())
         except Skip as reason:
             row = Row(name, "skipped", str(reason))
+        except Doubt as doubt:
+            row = Row(name, "warning", str(doubt))
         except (Wrong, InputError) as error:
             row = Row(name, "FAILED", str(error))
         except Exception as error:  # the benchmark's own routines stumbled over what the method made
@@ -170,6 +177,15 @@ class _Checks:
     def _prediction(self) -> str:
         self.said = self.subject.predict(self.method)
         return ", ".join(name for name, value in vars(self.said).items() if value is not None)
+
+    def _uncertainty(self) -> str:
+        values = self.subject.predict(self.method, [*range(TEST), WILD]).uncertainty
+        if (values == values[0]).all():
+            raise Doubt(
+                f"it is {values[0]:g} for every image, a very different one too: it tells no decision from another; "
+                "see that it is computed from the images, unless it is meant so"
+            )
+        return f"from {values.min():.2g} to {values.max():.2g}"
 
     def _same_again(self) -> str:
         if difference := first_difference(self.said, self.subject.predict(self.method)):

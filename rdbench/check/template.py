@@ -15,6 +15,7 @@ from rdbench.protocol import Batch, FitContext, NormalImages, Prediction
 from rdbench.rd.anomaly import anomaly_map
 from rdbench.uq.checkpoints import load_student, save_student
 from rdbench.uq.sampling import predict_from_samples
+from rdbench.uq.seeds import derive_seed
 
 
 @dataclass
@@ -37,19 +38,21 @@ class MyMethod:
         self.student = context.deterministic()
 
     def predict(self, batch: Batch) -> Prediction:
-        return predict_from_samples(self._noisy_map(batch, sample) for sample in range(self.samples))
+        return predict_from_samples(self._noisy_map(batch, seed) for seed in self.seeds)
 
     def save(self, directory: Path) -> None:
         save_student(self.student, directory / "student.safetensors")
 
     def load(self, directory: Path, context: FitContext) -> None:
         self.student = load_student(directory / "student.safetensors", context)
+        self.seeds = [derive_seed(context.seed, sample) for sample in range(self.samples)]
 
-    def _noisy_map(self, batch: Batch, sample: int) -> Tensor:
+    def _noisy_map(self, batch: Batch, seed: int) -> Tensor:
         """One anomaly map (B, H, W). The noise is the same for every image, whatever batch it comes in."""
-        draw = torch.Generator().manual_seed(sample)
+        draw = torch.Generator().manual_seed(seed)
         noisy = []
         for features in batch.features:
             noise = torch.randn(features.shape[1:], generator=draw).to(features)
             noisy.append(features + self.scale * features.std(dim=(1, 2, 3), keepdim=True) * noise)
-        return anomaly_map(noisy, self.student(noisy), batch.images.shape[-2:])
+        # Compared with the features without noise: noise that no student can foresee would count as anomaly.
+        return anomaly_map(batch.features, self.student(noisy), batch.images.shape[-2:])

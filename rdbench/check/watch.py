@@ -75,10 +75,12 @@ class Guard:
             self._note("random", stage, random_was, _random_states())
             self._note("settings", stage, settings_were, process_settings())
             restore_settings(settings_were)
-            if self._teacher.changed():
+            # What was changed stays so, and only the first function after which it is has done it.
+            if self._teacher.changed() and not self.changed["teacher"]:
                 self.changed["teacher"].setdefault(f"{stage} changes the teacher")
-            for seed, student in self._students.items():
+            for seed, student in list(self._students.items()):
                 if student.changed():
+                    del self._students[seed]
                     self.changed["students"].setdefault(f"{stage} changes the student of context.trained({seed})")
 
     def context(self, context: FitContext) -> FitContext:

@@ -75,7 +75,7 @@ def check(
     rows = check_method(name, option or (), methods_dir)
     table = Table("check", "", "", box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        style = {"passed": "green", "FAILED": "red", "skipped": "dim"}[row.outcome]
+        style = {"passed": "green", "warning": "yellow", "FAILED": "red", "skipped": "dim"}[row.outcome]
         table.add_row(row.check, f"[{style}]{row.outcome}[/{style}]", escape(row.words))
     stdout.print(table, highlight=False)
     if any(row.outcome == "FAILED" for row in rows):

@@ -1,6 +1,16 @@
 """Cross-conformal p-values.
 
 Vovk, "Cross-conformal predictors", Annals of Mathematics and Artificial Intelligence, 2015.
+
+With n images in K folds, all exchangeable with a new one, its p-value satisfies
+
+    P(p <= a) <= 2 a + 2 (1 - a) (K - 1) / (n + K)
+
+for folds of any sizes n_k: by the student of fold k, P_k = (1 + those of the fold that score at least as high) /
+(n_k + 1) is a p-value; the P_k's mean with weights (n_k + 1) / (n + K) is ((n + 1) p + K - 1) / (n + K); and twice a
+weighted mean of p-values is one (Vovk and Wang, "Combining p-values via averaging", Biometrika 2020). Stated so by
+Gasparin and Ramdas, "Improving the statistical efficiency of cross-conformal prediction", 2025; nearly so for CV+ by
+Barber, Candes, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 2021.
 """
 
 from __future__ import annotations

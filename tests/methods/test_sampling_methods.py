@@ -1,6 +1,7 @@
 """What the sampling methods promise beyond what holds for every method."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from rdbench.benchmark.cost import count_passes
 from rdbench.errors import InputError
-from rdbench.rd.anomaly import anomaly_map
+from rdbench.rd.anomaly import anomaly_map, distillation_loss
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.student import Student, build_student
 from rdbench.uq.batchnorm import batch_statistics
@@ -119,6 +120,28 @@ def test_concrete_p_is_learned_and_kept(kind, world, tmp_path):
     assert len(rates) == 2 + 2 + 6  # features, embedding; blocks of the bottleneck, of the decoder
     assert ((rates > 0) & (rates < 1)).all()
     assert (rates - 0.2).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("concrete", [True, False])
+def test_concrete_p_is_trained_under_its_own_loss(concrete, world):
+    losses = []
+
+    def train(student, images, seed, *, loss):
+        losses.append(loss)
+        return world.context.train(student, images, seed, loss=loss)
+
+    method = world.method("mc_dropout", placement="embedding", concrete=concrete)
+    method.fit(world.train, replace(world.context, train=train))
+    if not concrete:
+        assert losses == [None]
+        return
+    features = features_of(world.test)
+    with torch.no_grad():
+        pyramid = world.student(features)
+        found, plain = losses[0](features, pyramid).item(), distillation_loss(features, pyramid).item()
+    (p,), (width,) = method.dropout.rates().tolist(), method.dropout.widths
+    entropy = -p * np.log(p) - (1 - p) * np.log(1 - p)
+    assert found == pytest.approx(plain - 2 * plain / 3 / len(world.train) * width * entropy, rel=1e-4)
 
 
 # mc_batchnorm
@@ -235,6 +258,25 @@ def test_swag_starts_from_the_deterministic_student(world, tmp_path):
     np.testing.assert_allclose(flat(method.students[0]), flat(world.student), atol=1e-6)
 
 
+def test_swag_takes_an_iterate_after_every_epoch(world, monkeypatch):
+    """Samples are drawn about the mean of the deterministic student and of what it is after each further epoch."""
+    monkeypatch.setattr(WeightMoments, "sample", lambda moments, seed: moments.mean)
+    kept = [flat(world.student)]
+
+    def train(student, images, seed, *, after_epoch=None, **options):
+        def keep(epoch, epochs):
+            kept.append(flat(student))
+            if after_epoch is not None:
+                after_epoch(epoch, epochs)
+
+        return world.context.train(student, images, seed, after_epoch=keep, **options)
+
+    method = world.method("swag", samples=1, epochs=1.5)
+    method.fit(world.train, replace(world.context, train=train))
+    assert len(kept) == 1 + 3
+    np.testing.assert_allclose(flat(method.students[0]), np.mean(kept, axis=0), rtol=1e-4, atol=1e-6)
+
+
 # laplace
 
 
@@ -314,6 +356,27 @@ def test_laplace_spread_shrinks_as_the_prior_precision_grows():
     assert spreads == sorted(spreads, reverse=True)
     assert spreads[2] == pytest.approx(0.1, rel=0.05)
     assert spreads[3] < 1e-5
+
+
+def test_laplace_posterior_has_the_likeliest_prior_precision(world):
+    """MacKay: at the maximum it is N / sum(w^2 + s^2), for N weights w of posterior deviation s."""
+    method = world.method("laplace", draws=1)
+    method.fit(world.train, world.context)
+    decoder, bottleneck = world.student.decoder, world.student.bottleneck
+    mean = {name: decoder.get_parameter(name) for name in last_convolutions(decoder)}
+    features = features_of(world.train)
+    with torch.no_grad():
+        embedding = bottleneck(features)
+        variances = error_variances([(unit_norm(features), unit_norm(decoder(embedding)))])
+
+    def outputs(weights, embedding):
+        return unit_norm(torch.func.functional_call(decoder, dict(weights), (embedding,)))
+
+    fisher = fisher_diagonal(outputs, mean, [embedding], variances, 1, world.context.seed)
+    for name, weight in mean.items():
+        spread = method.deviation[name]
+        precision = weight.numel() / (weight.square() + spread.square()).double().sum().item()
+        torch.testing.assert_close(spread, (fisher[name] + precision).rsqrt(), rtol=1e-3, atol=0)
 
 
 def test_laplace_without_spread_is_deterministic(world, deterministic, tmp_path):
