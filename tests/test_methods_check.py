@@ -312,7 +312,7 @@ def test_a_taken_name_is_refused(rdbench: Command, tmp_path: Path) -> None:
 def test_every_built_in_method_passes(name: str) -> None:
     known = {option.name for option in find_methods()[name].options}
     rows = check_method(name, [f"{option}={value}" for option, value in SMALL.items() if option in known])
-    assert not [row for row in rows if row.outcome == "FAILED"]
+    assert {row.outcome for row in rows} <= {"passed", "skipped"}, rows
 
 
 def test_a_check_without_such_a_method_is_refused() -> None:
