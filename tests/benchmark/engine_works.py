@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rdbench.benchmark.engines.task import Task, TaskOutcome
 from rdbench.benchmark.progress import Reporter
-from rdbench.benchmark.results import CellResult
+from rdbench.benchmark.results import CLEAN, CellResult
 from rdbench.benchmark.store import open_store, sha256
 from tests.made_up import make_cell, make_predictions
 
@@ -67,7 +67,8 @@ def stores(task: Task, reporter: Reporter) -> TaskOutcome:
     for part in task.parts:
         store = open_store(part.settings.out, create=True)
         for spec in part.specs:
-            store.write(result.model_copy(update={"spec": spec}), predictions)
+            image = dict.fromkeys(spec.conditions, result.image[CLEAN])
+            store.write(result.model_copy(update={"spec": spec, "image": image}), predictions)
     return TaskOutcome()
 
 
