@@ -29,6 +29,11 @@ Root = Annotated[Path | None, typer.Option(help="Where the data set lies; else $
 Runs = Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote.")]
 
 
+def own_stderr() -> Console:
+    """Stderr as it is now: a run's progress goes there, whatever stands in its place while a method's code runs."""
+    return Console(file=sys.stderr)
+
+
 def say(text: str, *, error: bool = False) -> None:
     """Print one plain line, whatever is in it, without breaking it."""
     console = stderr if error else stdout

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_NOT_POSSIBLE, MethodsDir, Root, Runs, say, stderr
+from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_NOT_POSSIBLE, MethodsDir, Root, Runs, own_stderr, say
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -49,7 +49,7 @@ def _write(cells: list[Source], out: Path, gallery: bool) -> None:
     from rdbench.benchmark.progress import Reporter
     from rdbench.report.leaderboard import write_site
 
-    with Reporter(stderr) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
+    with Reporter(own_stderr()) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
         page = write_site(cells, out, step.advance, with_pictures=gallery)
     say(f"written: {page}")
 
@@ -113,7 +113,7 @@ def verify(
     sources, verdicts = (entry_sources(what), []) if what.is_file() else gather(open_store(what, create=False))
     if not sources and not verdicts:
         raise InputError(f"no finished cell in {what}")
-    with Reporter(stderr) as reporter:
+    with Reporter(own_stderr()) as reporter:
         with reporter.step("computing again", len(sources), "cells") as step:
             verdicts += recompute(sources, step.advance)
         wanted = 3 if cells is None else cells

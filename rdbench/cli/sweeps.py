@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Runs, say, stderr, stdout
+from rdbench.cli.common import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Runs, own_stderr, say, stdout
 from rdbench.words import count
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run_lines(
         sync_data=sync_data,
     )
     try:
-        with Reporter(stderr) as reporter, chosen:
+        with Reporter(own_stderr()) as reporter, chosen:
             for caution in dict.fromkeys(line.caution for line in lines if line.caution):
                 reporter.line(f"Caution: {caution}")
             plan = make_plan(lines, reporter, chosen, part, create=not dry_run)

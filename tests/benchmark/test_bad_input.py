@@ -362,6 +362,22 @@ def test_what_a_method_prints_is_cut(rdbench: Command, root: Path, tmp_path: Pat
     assert len(done.err) < 10_000
 
 
+def test_progress_goes_on_after_a_method_has_printed_its_share(
+    rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdbench.benchmark.progress.SECONDS_BETWEEN_LINES", 0.0)
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    fit = "context and (print('x' * 5000), context.train(context.new_student(0), train, 0))"
+    (methods / "wordy.py").write_text(METHOD.format(fit=fit, predict="pass").replace("Strange", "Wordy"))
+    done = rdbench(
+        "run", "-m", "wordy", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
+        "--out", tmp_path / "runs", *QUICK, "--epochs", "3",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "training: " in done.err[done.err.index("Wordy has printed") :]
+
+
 def test_a_thread_that_a_method_leaves_does_not_keep_the_run_from_ending(root: Path, tmp_path: Path) -> None:
     methods = tmp_path / "mine"
     methods.mkdir()
