@@ -4,7 +4,8 @@ Wang et al., "Aleatoric uncertainty estimation with test-time augmentation for m
 convolutional neural networks", Neurocomputing 2019. Adapted: a fixed set of views instead of random ones; maps of
 geometric views are mapped back, and a view does not count for pixels that it does not show or has at its border.
 With V views, the image itself among them: V (E + B + D) per image, 1 training, which is the deterministic one.
-The uncertainty is the standard deviation of the views' scores, in the unit of the score it belongs to.
+Readout: standard deviation of the views' scores, since the paper takes the spread over augmentations (for a continuous
+output, its variance) for the aleatoric uncertainty.
 """
 
 from __future__ import annotations

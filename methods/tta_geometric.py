@@ -2,7 +2,7 @@
 
 The geometric half of `tta`, which see for reference and adaptations: it asks whether a score hangs on where in the
 frame a part lies. With V views, the image itself among them: V (E + B + D) per image, 1 training, which is the
-deterministic one. The uncertainty is the standard deviation of the views' scores.
+deterministic one. Readout: standard deviation of the views' scores, for the reason given there.
 """
 
 from __future__ import annotations
