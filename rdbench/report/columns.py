@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 from rdbench.metrics.catalog import METRICS, Metric
@@ -120,40 +121,61 @@ def bounded(metric: Metric) -> bool:
 
 def written(metric: str, value: float) -> str:
     """A figure as people read it: fractions with three decimals, counts whole, others with three digits."""
-    return _written(describe(metric).unit, value)
+    return number_writer(metric)(value)
 
 
-def _written(unit: str, value: float) -> str:
-    if math.isnan(value):
-        return UNDEFINED
-    if abs(value) >= 1e9:
-        return f"{value:.2e}"
-    if unit == "difference":
-        return f"{value:+.3f}"
-    if unit == "ratio":
-        return f"{value:.{3 if value >= 1 else 2}g}{TIMES}" if value < 100 else f"{value:,.0f}{TIMES}"
-    if unit == "fraction":
-        return f"{value:.3f}"
-    if unit == "count" or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+def written_interval(metric: str, low: float, high: float) -> str:
+    """A 95 % interval in as few signs as it takes; empty where there is none or it has no width."""
+    return interval_writer(metric)(low, high)
+
+
+@cache
+def interval_writer(metric: str) -> Callable[[float, float], str]:
+    """`written_interval` of one metric, for columns of many figures."""
+    unit, write = describe(metric).unit, number_writer(metric)
+    bare = unit in ("fraction", "difference", "ratio")
+    between = " to " if unit == "difference" else DASH
+
+    def interval(low: float, high: float) -> str:
+        if low != low or high != high:  # NaN
+            return ""
+        first, last = write(low), write(high)
+        if first == last:
+            return ""
+        if bare:
+            first, last = _bare(first), _bare(last)
+        return f"{first.removesuffix(TIMES)}{between}{last}"
+
+    return interval
+
+
+@cache
+def number_writer(metric: str) -> Callable[[float], str]:
+    """`written` of one metric, for columns of many figures."""
+    unit = describe(metric).unit
+
+    def difference(value: float) -> str:
+        return f"{value:+.3f}" if abs(value) < 1e9 else unusual(value)
+
+    def fraction(value: float) -> str:
+        return f"{value:.3f}" if abs(value) < 1e9 else unusual(value)
+
+    def ratio(value: float) -> str:
+        if abs(value) < 100:
+            return f"{value:.{3 if value >= 1 else 2}g}{TIMES}"
+        return f"{value:,.0f}{TIMES}" if abs(value) < 1e9 else unusual(value)
+
+    def other(value: float) -> str:
+        if abs(value) < 100 and unit != "count":
+            return f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) < 1e9 else unusual(value)
+
+    def unusual(value: float) -> str:
+        return UNDEFINED if math.isnan(value) else f"{value:.2e}"
+
+    return {"difference": difference, "fraction": fraction, "ratio": ratio}.get(unit, other)
 
 
 def _bare(number: str) -> str:
     """A number without the zero before its point."""
     return number.replace("0.", ".", 1) if number.startswith(("0.", "+0.", "-0.")) else number
-
-
-def written_interval(metric: str, low: float, high: float) -> str:
-    """A 95 % interval in as few signs as it takes; empty where there is none or it has no width."""
-    if math.isnan(low) or math.isnan(high):
-        return ""
-    unit = describe(metric).unit
-    first, last = _written(unit, low), _written(unit, high)
-    if first == last:
-        return ""
-    if unit in ("fraction", "difference", "ratio"):
-        first, last = _bare(first), _bare(last)
-    if unit == "difference":
-        return f"{first} to {last}"
-    return f"{first.removesuffix(TIMES)}{DASH}{last}"

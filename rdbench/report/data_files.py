@@ -53,12 +53,7 @@ def _script(name: str, content: dict[str, Any]) -> str:
 def _row(row: Row) -> list[Any]:
     """Method, or -1, -2, -3 for the controls, a note, and the figures, each without its empty end."""
     method = row.method if row.method is not None else -1 - list(CONTROL_NAMES.values()).index(row.name)
-    figures = []
-    for f in row.figures:
-        figure: list[Any] = [f.value, f.text, f.interval, f.band, f.note, f.mark]
-        while len(figure) > 2 and not figure[-1]:
-            figure.pop()
-        figures.append(figure)
+    figures = [f[: 6 if f.mark else 5 if f.note else 4 if f.band else 3 if f.interval else 2] for f in row.figures]
     return [method, row.note, figures]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from rdbench.report.boards import Board
 from rdbench.report.rankings import Ranking
 from rdbench.report.standings import CriticalDifference, best_and_tied
-from rdbench.report.tidy import plain_text
+from rdbench.report.tidy import no_formula
 from rdbench.report.views import BEST, TIED
 
 COLUMNS = (
@@ -29,7 +28,9 @@ def leaderboard_json(boards: Sequence[Board]) -> dict[str, Any]:
 
 def leaderboard_csv(boards: Sequence[Board]) -> str:
     """The means as rows, one per board, method, condition and metric; undefined numbers are empty."""
-    rows = []
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
     for board in boards:
         spec, height_width = board.ranking.spec, board.ranking.spec.image_size
         shared = (
@@ -41,8 +42,9 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
             ranks = (rank.low, rank.high) if rank and figure["metric"] == "augrc" else (None, None)
             values = (figure[key] for key in ("metric", "value", "low", "high", "cells", "of_cells"))
             name, ranked = board.ranking.methods[method], bool(board.ranking.complete[method])
-            rows.append((*shared, name, ranked, condition, *values, *ranks, figure["mark"], figure["note"]))
-    return plain_text(pd.DataFrame(rows, columns=list(COLUMNS))).to_csv(index=False, lineterminator="\n")
+            row = (*shared, name, ranked, condition, *values, *ranks, figure["mark"], figure["note"])
+            writer.writerow(map(no_formula, row))
+    return buffer.getvalue()
 
 
 def _board(board: Board) -> dict[str, Any]:
@@ -113,12 +115,14 @@ def _figures(board: Board) -> Iterator[tuple[int, str, dict[str, Any]]]:
         best, tied = best_and_tied(ranking, mean, k)
         for m in range(len(ranking.methods)):
             cells = int(mean.defined[m, k].max())
-            for f, metric in enumerate(ranking.metrics):
+            arrays = (mean.value[m, k], mean.low[m, k], mean.high[m, k], mean.defined[m, k], best[m], tied[m])
+            for f, (metric, *numbers, defined, is_best, is_tied) in enumerate(
+                zip(ranking.metrics, *(array.tolist() for array in arrays), strict=True)
+            ):
                 note = ranking.why_undefined(m, k, f)
-                if np.isnan(mean.value[m, k, f]) and not note:
-                    continue
-                numbers = (float(array[m, k, f]) for array in (mean.value, mean.low, mean.high))
                 value, low, high = (None if math.isnan(number) else number for number in numbers)
+                if value is None and not note:
+                    continue
                 yield (
                     m,
                     condition,
@@ -127,9 +131,9 @@ def _figures(board: Board) -> Iterator[tuple[int, str, dict[str, Any]]]:
                         "value": value,
                         "low": low,
                         "high": high,
-                        "cells": int(mean.defined[m, k, f]),
+                        "cells": defined,
                         "of_cells": cells,
-                        "mark": BEST if best[m, f] else TIED if tied[m, f] else "",
+                        "mark": BEST if is_best else TIED if is_tied else "",
                         "note": note,
                     },
                 )

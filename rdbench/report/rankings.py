@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,7 +245,8 @@ def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
     }
     conditions = _in_order(name for cell in figures.values() for name in cell)
     conditions.sort(key=lambda name: (name != CLEAN, ":" in name, name != REGULAR, name))
-    metrics = _in_order(name for cell in figures.values() for condition in cell.values() for name in condition)
+    named = dict.fromkeys(tuple(by_metric) for cell in figures.values() for by_metric in cell.values())
+    metrics = _in_order(name for names in named for name in names)
 
     metric_at = {name: index for index, name in enumerate([*metrics, *DERIVED])}
     condition_at = {name: index for index, name in enumerate(conditions)}
@@ -253,17 +254,23 @@ def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
     value, low, high = (np.full(shape, np.nan) for _ in range(3))
     notes: dict[Place, str] = {}
     placed: dict[tuple[int, int, int], Source] = {}
+
+    @cache  # most cells have the same figures
+    def places(names: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        pairs = [(condition_at[condition], metric_at[metric]) for condition, each in names for metric in each]
+        rows, columns = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+        return rows, columns
+
     for key, source in kept.items():
         place = (methods.index(key[0]), names.index(key[1]), seeds.index(key[2]))
         placed[place] = source
+        rows, columns = places(tuple((condition, tuple(each)) for condition, each in figures[key].items()))
         found = [figure for by_metric in figures[key].values() for figure in by_metric.values()]
-        rows = [condition_at[name] for name, by_metric in figures[key].items() for _ in by_metric]
-        columns = [metric_at[name] for by_metric in figures[key].values() for name in by_metric]
         value[(*place, rows, columns)] = usable = _usable([figure.value for figure in found])
         low[(*place, rows, columns)] = _usable([figure.low for figure in found])
         high[(*place, rows, columns)] = _usable([figure.high for figure in found])
         for i in np.flatnonzero(np.isnan(usable)).tolist():
-            notes[(*place, rows[i], columns[i])] = found[i].note or "not a usable number"
+            notes[(*place, int(rows[i]), int(columns[i]))] = found[i].note or "not a usable number"
     derive(value, low, high, metric_at, conditions)
     if REFERENCE in methods:
         derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from rdbench.metrics.catalog import Metric
-from rdbench.metrics.statistics import RankInterval, aggregate_interval, holm, paired_test, rank_intervals
+from rdbench.metrics.statistics import RankInterval, aggregate_intervals, holm, paired_test, rank_intervals
 from rdbench.report.columns import describe
 from rdbench.report.means import FloatArray, Mean
 from rdbench.report.rankings import Ranking
@@ -91,12 +91,9 @@ def least_difference(ranking: Ranking, replicates: FloatArray) -> float:
     if len(taking_part) < 2:
         return float("nan")
     best = min(taking_part, key=lambda m: float(np.nanmean(replicates[m])))
-    widths = []
-    for m in taking_part:
-        if m != best:
-            interval = aggregate_interval(replicates[m] - replicates[best])
-            widths.append((interval.high - interval.low) / 2)
-    return float(np.median(widths))
+    others = [m for m in taking_part if m != best]
+    intervals = aggregate_intervals(replicates[others] - replicates[best])
+    return float(np.median([(interval.high - interval.low) / 2 for interval in intervals]))
 
 
 def _ranked(ranking: Ranking, replicates: FloatArray) -> list[int]:

@@ -60,5 +60,10 @@ def plain_text(table: pd.DataFrame) -> pd.DataFrame:
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
             texts = safe[name].astype(object)  # walking through pandas' own strings takes three times as long
-            safe[name] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in texts]
+            safe[name] = [no_formula(value) for value in texts]
     return safe
+
+
+def no_formula(value: object) -> object:
+    """What is no text stays as it is; text that a spreadsheet would take for a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.statistics import RankInterval
-from rdbench.report.columns import DASH, UNDEFINED, written, written_interval
+from rdbench.report.columns import DASH, UNDEFINED, interval_writer, number_writer
 from rdbench.report.means import FloatArray, Mean, nan_mean
 from rdbench.report.rankings import Ranking
 from rdbench.report.standings import LEAD, best_and_tied
@@ -27,8 +27,7 @@ TRACK = 100
 BEST, TIED = "best", "tied"
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """One figure as shown."""
 
     value: float | None
@@ -90,25 +89,28 @@ def table_rows(
     scale = np.array([bool(suffix) or bool(ranking.complete[m]) for m, suffix in sources])
     bands = _bands(value, low, high, scale)
     images = _images(ranking, condition, category)
-    values, lows, highs = (array.tolist() for array in (value, low, high))  # plain numbers are written faster
+    writers = [(name, number_writer(name), interval_writer(name)) for name in columns]
+    # plain numbers and lists: the tables of a large site hold a million figures
+    numbers = zip(*(array.tolist() for array in (picked, value, low, high)), bands, strict=True)
+    best_of, tied_of = best.tolist(), tied.tolist()
     table = []
-    for i, (m, suffix) in enumerate(sources):
+    for (m, suffix), row in zip(sources, numbers, strict=True):
         defined = mean.defined[m, condition].tolist()
         cells = max(defined)
         figures = [_rank(None if suffix else ranks.get(m), bool(suffix))]
-        for j, (name, f, number) in enumerate(zip(columns, picked[i].tolist(), values[i], strict=True)):
-            if math.isnan(number):
+        for (name, write, write_interval), f, number, least, greatest, band in zip(writers, *row, strict=True):
+            if number != number:  # NaN
                 figures.append(Written(None, "" if f < 0 else ranking.why_undefined(m, condition, f) or UNDEFINED))
                 continue
-            interval = written_interval(name, lows[i][j], highs[i][j])
+            interval = write_interval(least, greatest)
             figures.append(
                 Written(
                     float(f"{number:.6g}"),
-                    written(name, number) + (images[m] if name == "failures" else ""),
+                    write(number) + images[m] if name == "failures" else write(number),
                     interval,
-                    bands[i][j] if interval else None,
+                    band if interval else None,
                     f"in {defined[f]} of {cells} cells" if defined[f] < cells else "",
-                    "" if suffix else BEST if best[m, f] else TIED if tied[m, f] else "",
+                    "" if suffix else BEST if best_of[m][f] else TIED if tied_of[m][f] else "",
                 )
             )
         if not suffix:
@@ -156,8 +158,6 @@ def _bands(
         span = np.where(greatest > least, greatest - least, 1.0)
         placed = np.stack([(array - least) / span * TRACK for array in (left, value, right)], axis=-1)
     there = ~np.isnan(placed).any(axis=-1)
-    whole = np.clip(np.rint(np.nan_to_num(placed)), 0, TRACK).astype(int).tolist()
-    return [
-        [(b[0], b[1], b[2]) if ok else None for b, ok in zip(*row, strict=True)]
-        for row in zip(whole, there.tolist(), strict=True)
-    ]
+    whole = np.clip(np.rint(np.nan_to_num(placed)), 0, TRACK).astype(int)
+    rows_of = zip(*(whole[..., i].tolist() for i in range(3)), there.tolist(), strict=True)
+    return [[(first, at, last) if ok else None for first, at, last, ok in zip(*row, strict=True)] for row in rows_of]

@@ -11,6 +11,7 @@ from rdbench.metrics import calibration, detection, selective
 from rdbench.metrics.statistics import (
     Interval,
     aggregate_interval,
+    aggregate_intervals,
     bootstrap_interval,
     holm,
     paired_test,
@@ -132,6 +133,12 @@ def test_aggregate_interval_draws_seeds_within_categories():
     found = aggregate_interval(replicates)
     # Three draws from three seeds have the weights w with E[sum of w^2] = 5, in each of four categories.
     assert found.high == pytest.approx(1.96 * replicates.std() * (5 / 9 / 4) ** 0.5, rel=0.1)
+
+
+def test_many_intervals_are_those_of_each_alone():
+    values = np.random.default_rng(0).normal(size=(5, 3, 4, 50))
+    values[1, 0, 2] = values[3, 1] = values[4, 0, 2] = math.nan
+    assert aggregate_intervals(values) == [aggregate_interval(each) for each in values]
 
 
 def test_aggregate_interval_of_given_resamples_averages_what_goes_together():
