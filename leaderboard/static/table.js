@@ -56,8 +56,9 @@
     head.dataset.order = name;
     if (method < 0) head.append(name);
     else {
-      const [bare, ...rest] = name.split("["); // long names may break before their options
-      const link = element("a", "", bare, ...rest.flatMap((part) => [element("wbr"), `[${part}`]));
+      const [bare] = name.split("["); // long names may break after their words and before their options
+      const parts = [...bare.split(/(?<=_)/), name.slice(bare.length)].filter(Boolean);
+      const link = element("a", "", ...parts.flatMap((part) => [part, element("wbr")]).slice(0, -1));
       link.href = board.methods[method][1];
       head.append(link);
     }
