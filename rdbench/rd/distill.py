@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rdbench.errors import InputError
 from rdbench.rd.embedded import EmbeddedNet
+from rdbench.rd.precision import autocast, resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.teacher import load_teacher
 from rdbench.rd.textures import GROUP, draw
@@ -81,6 +82,7 @@ def main(
     if not out.parent.is_dir():
         raise InputError(f"{out.parent} is no folder; --out takes a file in one that is there")
     keep_freed_memory()
+    precision = resolve_precision("auto", torch.device(device))
     torch.manual_seed(seed)
     teacher = load_teacher("resnet18", weights, torch.device(device))
     network = EmbeddedNet().to(device)
@@ -126,10 +128,10 @@ def main(
             group["lr"] = learning_rate * min(1, (step + 1) / 50) * (1 - progress)
         if fresh := not recent or step % echo == 0:
             images = ((next(drawings).to(device) - mean) / std).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(images.device.type, torch.bfloat16):
+            with autocast(images.device, precision):
                 recent.append((images, teacher(images)))
         images, wanted = recent[-1] if fresh else recent[int(torch.randint(len(recent), ()))]
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with autocast(images.device, precision):
             features = network(images)
             rebuilt = [readout(feature) for readout, feature in zip(readouts, features, strict=True)]
         scales = zip(features, rebuilt, wanted, strict=True)
