@@ -9,7 +9,6 @@ from importlib.resources import files
 
 import safetensors.torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 WEIGHTS = files("rdbench.rd") / "embedded.safetensors"
 
@@ -44,6 +43,8 @@ class EmbeddedNet(nn.Module):
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    from torchvision.models.resnet import BasicBlock
+
     shortcut = nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
     )

@@ -9,13 +9,16 @@ Notation: B images of H x W pixels; C_i the teacher's channels at strides 4, 8, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.resnet import Bottleneck as BottleneckBlock
 
 from rdbench.rd.backbones import Backbone
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import Bottleneck as BottleneckBlock
 
 Pyramid = tuple[Tensor, ...]
 
@@ -99,6 +102,9 @@ def _halve(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
 def _residual_block(
     backbone: Backbone, channels_in: int, planes: int, stride: int = 1, shortcut: nn.Module | None = None
 ) -> BasicBlock | BottleneckBlock:
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import Bottleneck as BottleneckBlock
+
     block = BasicBlock if backbone.block == "basic" else BottleneckBlock
     return block(channels_in, planes, stride, shortcut, base_width=backbone.width_per_group)
 

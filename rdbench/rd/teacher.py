@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -56,6 +55,8 @@ class ResNetPyramid(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        import torchvision  # takes as long as torch itself: where a network is built, not where one is planned
+
         resnet = torchvision.models.get_model(name, weights=None)
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
@@ -113,6 +114,8 @@ def _pretrained_file(backbone: Backbone) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / backbone.weights_file
     digest = path.stem.rsplit("-")[-1]  # torchvision ends its file names with the start of their SHA-256
     if not path.exists():
+        import torchvision
+
         url = torchvision.models.get_model_weights(backbone.name)["IMAGENET1K_V1"].url
         try:
             urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()  # torch.hub itself would wait for ever

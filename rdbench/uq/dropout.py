@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.student import Pyramid, Student
@@ -183,5 +182,7 @@ def _relaxed(shape: Sequence[int], p: float | Tensor) -> Tensor:
 
 def _second_convolutions(module: nn.Module) -> list[tuple[nn.Module, int]]:
     """Each residual block's, with its number of input channels."""
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     blocks = [block for block in module.modules() if isinstance(block, BasicBlock | Bottleneck)]
     return [(block.conv2, block.conv2.in_channels) for block in blocks]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.functional import adjust_brightness, adjust_contrast
 
 from rdbench.protocol import Batch
 from rdbench.rd.anomaly import SIGMA, anomaly_map
@@ -63,11 +62,15 @@ def shift(down: float, right: float) -> View:
 
 def brightness(factor: float) -> View:
     """Multiply the image's values in [0, 1] by `factor`, clipped."""
+    from torchvision.transforms.functional import adjust_brightness
+
     return _photometric(f"brightness {factor:g}", lambda images: adjust_brightness(images, factor))
 
 
 def contrast(factor: float) -> View:
     """Scale the image's values in [0, 1] about its mean grey by `factor`, clipped."""
+    from torchvision.transforms.functional import adjust_contrast
+
     return _photometric(f"contrast {factor:g}", lambda images: adjust_contrast(images, factor))
 
 
