@@ -5,20 +5,20 @@ Notation as in `rdbench.report.rankings`: M methods, C categories, S seeds, K co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdbench.benchmark.results import CLEAN
-from rdbench.report.entries import Source
+from rdbench.benchmark.results import CLEAN, Figure
+from rdbench.report.entries import REFERENCE, Source, comparable
 from rdbench.report.means import FloatArray, nan_mean
 
 COST_RATIOS = {
     "train_ratio": "train_seconds", "inference_ratio": "inference_ms", "memory_ratio": "peak_memory_mb",
 }  # fmt: skip
-REFERENCE = "deterministic"
-"""The method that costs are relative to, where it was run on the same machine."""
+LARGEST = 1e12
+"""No figure of any metric is larger; entries are foreign and may say anything."""
 NO_REFERENCE = f"no {REFERENCE} on the same machine"
 REGULAR = "regular"
 """The real lighting of the training images."""
@@ -57,40 +57,42 @@ def derive(
 def derive_ratios(
     value: FloatArray,
     metric_at: dict[str, int],
-    reference: int,
+    reference: int | None,
     placed: dict[tuple[int, int, int], Source],
     notes: dict[Place, str],
 ) -> None:
-    """Fill in each cell's costs relative to the reference's of the same category and seed, from the same machine.
+    """Fill in each cell's costs relative to the reference's: what its entry gives, else those of the same category and
+    seed in this ranking, if they come from the same machine and settings.
 
     A method with no fewer training passes and parameters than the reference, such as one that builds on its student,
     is not cheaper to train: where the clock says so, the ratio is 1.
     """
+    if reference is None and all(source.reference is None for source in placed.values()):
+        return
     for (m, c, s), source in placed.items():
-        beside = placed.get((reference, c, s))
-        same = beside is not None and _machine(source) == _machine(beside)
+        given = source.reference
+        if given is None and reference is not None and (beside := placed.get((reference, c, s))) is not None:
+            given = beside.result.cost if comparable(source.result) == comparable(beside.result) else None
+
+        def times(cost: str, own: FloatArray, given: Mapping[str, Figure] | None = given) -> FloatArray:
+            """(K,) the reference's cost, as often as it takes; NaN where it is not known."""
+            figure = given.get(cost) if given is not None else None
+            of = figure.value if figure is not None else None
+            return own / of if of is not None and 0 < of <= LARGEST else np.full(own.shape, np.nan)
+
         for ratio, cost in COST_RATIOS.items():
             if cost not in metric_at:
                 continue
-            at, of = metric_at[ratio], metric_at[cost]
-            own = value[m, c, s, :, of]
-            if same:
-                value[m, c, s, :, at] = own / value[reference, c, s, :, of]
+            own, at = value[m, c, s, :, metric_at[cost]], metric_at[ratio]
+            value[m, c, s, :, at] = times(cost, own)
             for k in np.flatnonzero(np.isnan(value[m, c, s, :, at])).tolist():
-                note = notes.get((m, c, s, k, of)) if np.isnan(own[k]) else "" if same else NO_REFERENCE
+                note = notes.get((m, c, s, k, metric_at[cost])) if np.isnan(own[k]) else "" if given else NO_REFERENCE
                 if note:
                     notes[m, c, s, k, at] = note
-    if "train_passes" in metric_at and "parameters" in metric_at:
-        size = value[..., [metric_at["train_passes"], metric_at["parameters"]]]
-        no_less = (size >= size[reference]).all(axis=-1)
-        ratios = value[..., metric_at["train_ratio"]]
-        np.copyto(ratios, np.maximum(ratios, 1.0), where=no_less)
-
-
-def _machine(source: Source) -> tuple[str, int]:
-    """What a cell's cost was measured on, as far as its result tells."""
-    made = source.result.provenance
-    return made.device, made.threads
+        if "train_passes" in metric_at and "parameters" in metric_at:
+            sizes = [times(name, value[m, c, s, :, metric_at[name]]) for name in ("train_passes", "parameters")]
+            ratios = value[m, c, s, :, metric_at["train_ratio"]]
+            np.maximum(ratios, 1.0, out=ratios, where=np.all(np.stack(sizes) >= 1, axis=0))
 
 
 def is_lighting(condition: str) -> bool:

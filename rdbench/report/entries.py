@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,14 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from rdbench.benchmark.results import CellResult, Predictions, Record, slug
+from rdbench.benchmark.results import CellResult, Figure, Predictions, Record, slug
 from rdbench.benchmark.store import PREDICTIONS, Store, read_predictions, write_text
 from rdbench.errors import InputError
 from rdbench.reading import read_bounded
 from rdbench.report.assets import leaderboard_directory
+
+REFERENCE = "deterministic"
+"""The method that costs are relative to, where it was run on the same machine."""
 
 
 class Entry(Record):
@@ -31,6 +34,8 @@ class Entry(Record):
     cells: tuple[CellResult, ...] = Field(min_length=1)
     predictions: dict[str, str] = Field(default_factory=dict)
     """The cells' prediction archives in Base64, by the SHA-256 that the cell gives."""
+    reference: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    """What `REFERENCE` cost in the same run, by the digest of the specification of the cell that it stands beside."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Source:
     """Reads the stored predictions; None where they are not at hand."""
     directory: Path | None = None
     """The cell's directory, for a run of one's own."""
+    reference: Mapping[str, Figure] | None = None
+    """What `REFERENCE` cost in the same run, where the cell's entry says so."""
 
 
 def read_entry(path: Path) -> Entry:
@@ -95,7 +102,8 @@ def entry_sources(path: Path) -> list[Source]:
     for cell in entry.cells:
         held = cell.predictions_sha256 in entry.predictions
         predictions = partial(entry_predictions, entry, cell, path) if held else None
-        sources.append(Source(cell, f"{path.parent.name}/{path.name}", predictions))
+        reference = entry.reference.get(cell.spec.digest())
+        sources.append(Source(cell, f"{path.parent.name}/{path.name}", predictions, reference=reference))
     return sources
 
 
@@ -115,10 +123,14 @@ def stored(store: Store) -> list[Source]:
 def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
     """Write a run's cells as entries `out/<dataset>/<method>.json`, one per method and dataset, predictions included.
 
-    An entry that is there is replaced. Raises InputError if there is nothing to publish or `out` cannot be written.
+    What the reference cost in the same run goes with them: costs of another machine or day are no measure. An entry
+    that is there is replaced. Raises InputError if there is nothing to publish or `out` cannot be written.
     """
     by_entry: dict[tuple[str, str], list[Source]] = {}
+    reference_costs: dict[tuple[object, ...], dict[str, Figure]] = {}
     for source in sources:
+        if source.result.spec.method == REFERENCE:
+            reference_costs.setdefault(comparable(source.result), source.result.cost)
         by_entry.setdefault((source.result.spec.dataset, source.result.spec.method), []).append(source)
     if not by_entry:
         raise InputError("there is no finished cell to publish; run `rdbench run` first")
@@ -127,7 +139,7 @@ def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
         path = out / slug(dataset) / f"{slug(method)}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, _as_entry(cells).model_dump_json(by_alias=True, indent=1) + "\n")
+            write_text(path, _as_entry(cells, reference_costs).model_dump_json(by_alias=True, indent=1) + "\n")
             path.chmod(0o644)
         except OSError as error:
             raise InputError(f"cannot write the entry {path}: {error.strerror}") from error
@@ -135,11 +147,23 @@ def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
     return written
 
 
-def _as_entry(sources: Sequence[Source]) -> Entry:
+def comparable(cell: CellResult) -> tuple[object, ...]:
+    """What two cells must have in common for their costs to be compared."""
+    spec, made = cell.spec, cell.provenance
+    return (
+        spec.dataset, spec.category, spec.seed, spec.backbone, spec.image_size, spec.epochs, spec.batch_size,
+        spec.precision, made.device, made.threads,
+    )  # fmt: skip
+
+
+def _as_entry(sources: Sequence[Source], reference_costs: Mapping[tuple[object, ...], dict[str, Figure]]) -> Entry:
     predictions = {}
     for source in sources:
         if source.directory is not None and source.predictions is not None:
             source.predictions()  # raises if the file is not what the result was computed from
             content = (source.directory / PREDICTIONS).read_bytes()
             predictions[source.result.predictions_sha256] = base64.b64encode(content).decode()
-    return Entry(schema=1, cells=tuple(source.result for source in sources), predictions=predictions)
+    cells = tuple(source.result for source in sources)
+    beside = {cell.spec.digest(): reference_costs.get(comparable(cell)) for cell in cells}
+    reference = {digest: cost for digest, cost in beside.items() if cost is not None}
+    return Entry(schema=1, cells=cells, predictions=predictions, reference=reference)

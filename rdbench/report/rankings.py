@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
 from rdbench.report.columns import DERIVED, bounded, describe, signed
-from rdbench.report.derived import REFERENCE, REGULAR, Place, derive, derive_ratios, is_lighting, is_measured
-from rdbench.report.entries import Source
+from rdbench.report.derived import LARGEST, REGULAR, Place, derive, derive_ratios, is_lighting, is_measured
+from rdbench.report.entries import REFERENCE, Source
 from rdbench.report.means import FloatArray, Mean, mean_interval, nan_mean
 from rdbench.report.variants import category_labels, method_labels
 from rdbench.words import count
 
 USUAL_ALPHA = 0.10
 """False-alarm level of the threshold unless a run or an evaluation says otherwise."""
-LARGEST = 1e12
-"""No figure of any metric is larger; entries are foreign and may say anything."""
 NOT_EVERY_SHIFT = "not measured under every shift of the mean"
 MEAN = "mean"
 ALL_SHIFTS = f"shifts:{MEAN}"
@@ -272,8 +270,7 @@ def _ranking(sources: Sequence[Source], *, name_level: bool) -> Ranking:
         for i in np.flatnonzero(np.isnan(usable)).tolist():
             notes[(*place, int(rows[i]), int(columns[i]))] = found[i].note or "not a usable number"
     derive(value, low, high, metric_at, conditions)
-    if REFERENCE in methods:
-        derive_ratios(value, metric_at, methods.index(REFERENCE), placed, notes)
+    derive_ratios(value, metric_at, methods.index(REFERENCE) if REFERENCE in methods else None, placed, notes)
     custom = next((cell.split.custom for cell in cells if cell.split.custom), "")
     return Ranking(
         cells[0].spec, custom, tuple(methods), tuple(names), tuple(seeds), tuple(conditions), tuple(metric_at),

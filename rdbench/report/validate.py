@@ -12,7 +12,7 @@ from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Pred
 from rdbench.datasets.catalogue import DATASETS
 from rdbench.errors import InputError
 from rdbench.report.columns import bounded, describe
-from rdbench.report.entries import entry_predictions, read_entry
+from rdbench.report.entries import Entry, entry_predictions, read_entry
 
 TOLERANCE = 1e-6
 """Relative; figures that are computed again agree to the last digits, on other machines nearly so."""
@@ -48,6 +48,7 @@ def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> li
             except (InputError, ValueError) as error:
                 problems.append(f"{cell.spec}: {error}")
         advance()
+    problems += _reference(entry)
     return problems
 
 
@@ -55,6 +56,18 @@ def check_cell(cell: CellResult, predictions: Predictions) -> Iterator[str]:
     """What of a result no evaluation can give, and where it does not follow from the predictions."""
     yield from _figures(cell)
     yield from _disagreements(cell, predictions)
+
+
+def _reference(entry: Entry) -> Iterator[str]:
+    """Costs to compare with that belong to no cell, or are none."""
+    cells = {cell.spec.digest(): str(cell.spec) for cell in entry.cells}
+    for digest, costs in entry.reference.items():
+        if digest not in cells:
+            yield f"reference {digest!r}: it stands beside no cell of the entry"
+            continue
+        for name, figure in costs.items():
+            if figure.value is not None and not 0 <= figure.value < math.inf:
+                yield f"{cells[digest]}: reference, {name}: {figure.value} is no cost"
 
 
 def _official(cell: CellResult) -> Iterator[str]:

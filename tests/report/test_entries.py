@@ -10,10 +10,12 @@ import json
 import numpy as np
 import pytest
 
+from rdbench.benchmark.results import Figure
 from rdbench.benchmark.store import Store, sha256
 from rdbench.errors import InputError
-from rdbench.report.entries import published, stored, write_entries
+from rdbench.report.entries import Entry, Source, published, stored, write_entries
 from rdbench.report.leaderboard import write_site
+from rdbench.report.rankings import make_rankings
 from rdbench.report.validate import validate_entry
 from tests.made_up import make_source
 
@@ -216,3 +218,33 @@ def test_a_category_that_is_not_official_must_say_custom(tmp_path):
         cells = [json.loads(make_source("tta", category, dataset=dataset).result.model_dump_json())]
         path.write_text(json.dumps({"schema": 1, "cells": cells}))
         assert any(words in problem for problem in validate_entry(path))
+
+
+def test_costs_are_compared_with_the_deterministic_of_the_same_run(tmp_path):
+    def cell(method, seconds):
+        cost = {"train_seconds": Figure(value=seconds), "inference_ms": Figure(value=seconds / 2)}
+        return make_source(method).result.model_copy(update={"cost": cost})
+
+    fast = [Source(cell("deterministic", 10.0), ""), Source(cell("tta", 30.0), "")]
+    slow = [Source(cell("deterministic", 100.0), ""), Source(cell("knn", 200.0), "")]
+    other_settings = Source(make_source("rejex", epochs=99).result, "")
+    write_entries([*slow, other_settings], tmp_path / "results")
+    write_entries(fast, tmp_path / "results")  # replaces deterministic's
+    [ranking] = make_rankings(published(tmp_path / "results"))
+    at = [ranking.metrics.index(name) for name in ("train_ratio", "inference_ratio")]
+    ratios = {name: ranking.value[m, 0, 0, 0, at].tolist() for m, name in enumerate(ranking.methods)}
+    assert ratios["deterministic"] == [1, 1]
+    assert ratios["tta"] == [3, 3]
+    assert ratios["knn"] == [2, 2]
+    assert np.isnan(ratios["rejex"]).all()
+
+
+def test_costs_to_compare_with_are_checked(entry):
+    def spoil(content):
+        digest = Entry.model_validate(content).cells[0].spec.digest()
+        content["reference"] = {digest: {"train_seconds": {"value": -1.0}}, "ffff": {}}
+
+    edit(entry, spoil)
+    problems = validate_entry(entry)
+    assert any("train_seconds: -1.0 is no cost" in problem for problem in problems)
+    assert "reference 'ffff': it stands beside no cell of the entry" in problems
