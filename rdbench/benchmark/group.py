@@ -282,10 +282,11 @@ class _Group:
         """What the method would cost alone: the teacher's share and the shared students' training included."""
         trainings = [cost, *map(self.shared.cost, cost.shared)]
         images = sum(count for count, _ in run.batch_seconds)
+        seconds = teacher_seconds + median_seconds(run.batch_seconds)
         figures = {
             "train_seconds": sum(each.seconds for each in trainings) + self.train.seconds,
             "train_passes": sum(each.passes for each in trainings),
-            "inference_ms": 1000 * (teacher_seconds + median_seconds(run.batch_seconds)),
+            "inference_ms": 1000 * seconds,
             "teacher_passes": 1 + run.passes["teacher"] / images,
             "bottleneck_passes": run.passes["bottleneck"] / images,
             "decoder_passes": run.passes["decoder"] / images,
@@ -294,8 +295,9 @@ class _Group:
             "parameters": run.parameters(),
         }
         found = {name: Figure(value=float(value)) for name, value in figures.items()}
-        best = max(run.throughput, key=run.throughput.__getitem__)
-        found["throughput_best"] = Figure(value=run.throughput[best], note=f"at batches of {best}")
+        throughput = {self.spec.batch_size: 1 / seconds} | run.throughput
+        best = max(throughput, key=throughput.__getitem__)
+        found["throughput_best"] = Figure(value=throughput[best], note=f"at batches of {best}")
         teacher = sum(p.numel() * p.element_size() for p in self.bench.teacher.parameters())
         peak = (run.working_bytes + run.own_bytes() + teacher) / 2**20 if run.working_bytes else None
         found["peak_memory_mb"] = Figure(value=peak, note="" if peak else "measured on a GPU only")

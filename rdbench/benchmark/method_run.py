@@ -46,7 +46,7 @@ class MethodRun:
     gflop: float = math.nan
     """Per image, teacher included."""
     throughput: dict[int, float] = field(default_factory=dict)
-    """Images per second by batch size, teacher included."""
+    """Images per second by batch size, teacher included, where it was measured apart from the test."""
     working_bytes: int = 0
     """On a GPU, the most that predicting a clean batch took beyond what was there before."""
     calls: int = 0
