@@ -9,9 +9,10 @@ import sys
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from operator import is_
 from typing import Any, TextIO
 
 import torch
@@ -71,13 +72,20 @@ class Untouched:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with torch.no_grad():
-            differ = [(_bits(tensor) != _bits(was)).any() for tensor, was in self._tensors]
-            changed = torch.stack(differ).tolist()  # all in one: a GPU is waited for once
+            changed = _changed([(_bits(tensor), _bits(was)) for tensor, was in self._tensors])
             for (tensor, was), differs in zip(self._tensors, changed, strict=True):
                 if differs:
                     tensor.copy_(was)
         if any(changed) and kind is None:
             raise BrokenMethod(f"the method changed {self._what} in place; work on a copy: tensor.clone()")
+
+
+def _changed(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Of each pair whether the two differ."""
+    if all(tensor.device.type == "cpu" for tensor, _ in pairs):
+        return [not torch.equal(tensor, was) for tensor, was in pairs]
+    differ: list[bool] = torch.stack([(tensor != was).any() for tensor, was in pairs]).tolist()
+    return differ  # all in one: a GPU is waited for once
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -119,7 +127,7 @@ class UntouchedNetwork(Untouched):
             now.update(were)
         for name, content in held.items():
             each: dict[object, object] = now[name]
-            if not _identical(each, content):
+            if (each or content) and not _identical(each, content):
                 each.clear()
                 each.update(content)
                 changed = True
@@ -131,7 +139,10 @@ DICTS = (dict, OrderedDict)
 
 
 def _identical(one: Mapping[Any, object], other: Mapping[Any, object]) -> bool:
-    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())
+    """Whether both hold the very same objects; asked often, hence without a loop in Python."""
+    if len(one) == len(other) and all(map(is_, one.values(), other.values())) and one.keys() == other.keys():
+        return True
+    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())  # in another order
 
 
 def _working_directory() -> str:
