@@ -75,7 +75,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trees.mvtec_ad(tmp_path_factory.mktemp("sound"), train=12)
 
 
-@settings(max_examples=int(os.environ.get("FUZZ", 15)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_names_are_used_or_refused(
     rdbench: Command, inside: Path, sound: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
