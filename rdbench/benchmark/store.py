@@ -61,7 +61,7 @@ class Store:
 
     def was_used(self) -> bool:
         """Whether a run was ever at work here; else, without cells, this is some other directory, or a new one."""
-        return any(isdir(self.root / name) for name in (f"{WORK}/{LOCKS}", f"{WORK}/{CELLS}", FAILED))
+        return any(isdir(self.root / name) for name in (WORK, FAILED))
 
     def has(self, spec: CellSpec, *, with_model: bool = False) -> bool:
         """Whether the cell is finished, and its model kept if asked; a cell directory is only ever there whole."""
@@ -269,8 +269,13 @@ def _holder(path: Path) -> Holder:
 def refuse_within(out: Path) -> None:
     """Raises InputError if what people are to read would be written into a store, among its cells or over them."""
     for place in (whole := out.resolve(), *whole.parents):
-        if Store(place).was_used():
+        if _is_store(place):
             raise InputError(f"--out {out} lies in a directory of results, {place}; choose a place outside of it")
+
+
+def _is_store(place: Path) -> bool:
+    """Whether results went there, by more than the name `WORK`, which any folder may have."""
+    return isdir(place / WORK / LOCKS) or isdir(place / WORK / CELLS)
 
 
 def open_store(root: Path, *, create: bool) -> Store:
@@ -278,7 +283,7 @@ def open_store(root: Path, *, create: bool) -> Store:
     if create:
         for place in (whole := root.resolve(), *whole.parents):
             is_cell = CELL.search(place.name) and isfile(place / RESULT)
-            if is_cell or (place.name == WORK and Store(place.parent).was_used()):
+            if is_cell or (place.name == WORK and _is_store(place.parent)):
                 raise InputError(f"cannot write results to {root}: {place} is part of others; choose another --out")
         try:
             root.mkdir(parents=True, exist_ok=True)
