@@ -11,6 +11,7 @@ from PIL import Image
 
 from rdbench.benchmark.images import to_numpy
 from rdbench.benchmark.kept import KeptMethod
+from rdbench.benchmark.results import slug
 from rdbench.benchmark.store import RESULT, read_predictions, read_result
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.files import read_image
@@ -94,7 +95,7 @@ def predict_images(
             try:
                 out.mkdir(parents=True, exist_ok=True)
                 name = "-".join(filter(None, (f"{number:03}", path.parent.name, path.stem)))
-                drawn.save(out / f"{name}.png")
+                drawn.save(out / f"{slug(name)}.png")
             except OSError as error:
                 raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
         yield said

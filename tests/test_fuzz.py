@@ -35,6 +35,7 @@ from rdbench.registry import find_methods, read_method_file
 from rdbench.report.entries import read_entry, write_entries
 from rdbench.report.validate import validate_entry
 from tests.command import Command
+from tests.fuzzing import make_up_work
 from tests.made_up import make_cell, make_predictions, make_source
 
 pytestmark = pytest.mark.long
@@ -288,9 +289,7 @@ def test_whatever_is_typed_ends_in_words(
     inside = tmp_path / "inside"
     inside.mkdir(exist_ok=True)
     monkeypatch.chdir(inside)
-    monkeypatch.setattr("rdbench.benchmark.planning.make_plan", refuse)  # what would be run is not what is tested
-    monkeypatch.setattr("rdbench.benchmark.speed.measure_machine", refuse)
-    monkeypatch.setattr("rdbench.check.checks.check_method", refuse)
+    make_up_work(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["rdbench", *(argument.replace("\0", "") for argument in arguments)])
     before = sorted(os.listdir(outside)), sorted(os.listdir(tmp_path))
     try:
@@ -302,7 +301,3 @@ def test_whatever_is_typed_ends_in_words(
     assert code in (0, 1, 2, 3)
     assert "Traceback" not in printed.out + printed.err
     assert (sorted(os.listdir(outside)), sorted(os.listdir(tmp_path))) == before
-
-
-def refuse(*_: object, **__: object) -> None:
-    raise InputError("not in this test")

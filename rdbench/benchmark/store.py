@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os.path import isdir, isfile  # pathlib's raise where a name is too long
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +61,7 @@ class Store:
 
     def was_used(self) -> bool:
         """Whether a run was ever at work here; else, without cells, this is some other directory, or a new one."""
-        return any((self.root / name).is_dir() for name in (WORK, FAILED))
+        return any(isdir(self.root / name) for name in (WORK, FAILED))
 
     def has(self, spec: CellSpec, *, with_model: bool = False) -> bool:
         """Whether the cell is finished, and its model kept if asked; a cell directory is only ever there whole."""
@@ -265,9 +266,25 @@ def _holder(path: Path) -> Holder:
     return Holder(name=path.name, what="", pid=0, host="", since="")  # a full disk, say
 
 
+def refuse_within(out: Path) -> None:
+    """Raises InputError if what people are to read would be written into a store, among its cells or over them."""
+    for place in (whole := out.resolve(), *whole.parents):
+        if _is_store(place):
+            raise InputError(f"--out {out} lies in a directory of results, {place}; choose a place outside of it")
+
+
+def _is_store(place: Path) -> bool:
+    """Whether results went there, by more than the name `WORK`, which any folder may have."""
+    return isdir(place / WORK / LOCKS) or isdir(place / WORK / CELLS)
+
+
 def open_store(root: Path, *, create: bool) -> Store:
-    """The store at `root`. Raises InputError if it cannot be used."""
+    """The store at `root`. Raises InputError if it cannot be used, or is to be made inside another's cell."""
     if create:
+        for place in (whole := root.resolve(), *whole.parents):
+            is_cell = CELL.search(place.name) and isfile(place / RESULT)
+            if is_cell or (place.name == WORK and _is_store(place.parent)):
+                raise InputError(f"cannot write results to {root}: {place} is part of others; choose another --out")
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):

@@ -41,7 +41,7 @@ def write_submission(
     """
     check_place(out)
     found = list(open_store(run, create=False).results())
-    cells = {category: _cell(found, category, method, seed) for category in exported_categories(root)}
+    cells = {category: _cell(run, found, category, method, seed) for category in exported_categories(root)}
     for category, (directory, _) in cells.items():  # what is missing is said before anything is predicted
         model_of(directory)
         private_images(root, category)
@@ -56,7 +56,7 @@ def write_submission(
 
 
 def _cell(
-    found: list[tuple[Path, CellResult]], category: str, method: str | None, seed: int | None
+    run: Path, found: list[tuple[Path, CellResult]], category: str, method: str | None, seed: int | None
 ) -> tuple[Path, CellResult]:
     cells = [
         (directory, result)
@@ -66,7 +66,9 @@ def _cell(
         and seed in (None, result.spec.seed)
     ]
     if not cells:
-        raise InputError(f"no finished cell of {category}{f' by {method}' if method else ''}; run it first")
+        by = f" by {method!r}" if method is not None else ""
+        with_seed = f" with seed {seed}" if seed is not None else ""
+        raise InputError(f"no finished cell of {category}{by}{with_seed} in {run}; run it first")
     if len(cells) > 1:
         specs = "; ".join(str(result.spec) for _, result in cells)
         raise InputError(f"several cells of {category}: {specs}; choose with --method and --seed")

@@ -27,22 +27,27 @@ def leaderboard(
     gallery: Pictures = True,
 ) -> None:
     """Write the leaderboard as a page that opens from the file system."""
-    from rdbench.benchmark.store import open_store
+    from rdbench.benchmark.store import Store
     from rdbench.report.entries import published, stored
 
-    directory = runs or Path("runs")
-    own = stored(open_store(directory, create=False)) if runs or directory.is_dir() else []
-    if runs and not own:
-        raise InputError(f"no finished cell in {runs}")
+    own = _stored(runs) if runs else stored(Store(Path("runs")))
     _write([*own, *published(results)], out, gallery)
 
 
 def report(runs: Runs = Path("runs"), out: Site = Path("report"), gallery: Pictures = True) -> None:
     """Write the same pages for one run alone."""
+    _write(_stored(runs), out, gallery)
+
+
+def _stored(runs: Path) -> list[Source]:
+    """The cells of a run. Raises InputError if there is none."""
     from rdbench.benchmark.store import open_store
     from rdbench.report.entries import stored
 
-    _write(stored(open_store(runs, create=False)), out, gallery)
+    found = stored(open_store(runs, create=False))
+    if not found:
+        raise InputError(f"no finished cell in {runs}")
+    return found
 
 
 def _write(cells: list[Source], out: Path, gallery: bool) -> None:
@@ -59,10 +64,9 @@ def submit(
     out: Annotated[Path, typer.Option(help="The directory of published entries.")] = Path("leaderboard/results"),
 ) -> None:
     """Make published entries of a run, one file per method and data set."""
-    from rdbench.benchmark.store import open_store
-    from rdbench.report.entries import stored, write_entries
+    from rdbench.report.entries import write_entries
 
-    for path in write_entries(stored(open_store(runs, create=False)), out):
+    for path in write_entries(_stored(runs), out):
         say(f"written: {path}")
 
 

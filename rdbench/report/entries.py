@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from rdbench.benchmark.results import CellResult, Figure, Predictions, Record, slug
-from rdbench.benchmark.store import PREDICTIONS, Store, read_predictions, write_text
+from rdbench.benchmark.store import PREDICTIONS, Store, read_predictions, refuse_within, write_text
 from rdbench.errors import InputError
 from rdbench.reading import read_bounded
 from rdbench.report.assets import leaderboard_directory
@@ -124,8 +124,10 @@ def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
     """Write a run's cells as entries `out/<dataset>/<method>.json`, one per method and dataset, predictions included.
 
     What the reference cost in the same run goes with them: costs of another machine or day are no measure. An entry
-    that is there is replaced. Raises InputError if there is nothing to publish or `out` cannot be written.
+    that is there is replaced. Raises InputError if there is nothing to publish, or `out` lies in a store or cannot be
+    written.
     """
+    refuse_within(out)
     by_entry: dict[tuple[str, str], list[Source]] = {}
     reference_costs: dict[tuple[object, ...], dict[str, Figure]] = {}
     for source in sources:

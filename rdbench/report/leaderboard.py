@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rdbench import __version__
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult
+from rdbench.benchmark.store import refuse_within
 from rdbench.errors import InputError
 from rdbench.registry import find_methods
 from rdbench.report.assets import leaderboard_directory
@@ -36,9 +37,10 @@ def write_site(
 
     Cells may be bare results; as `Source`s, with their stored predictions, they also give curves, the decision
     explorer and jointly drawn rank intervals. `advance` is called once per cell, for a progress bar. `with_pictures`
-    copies the pictures that runs of one's own kept. Raises InputError if `out` cannot be written or stored predictions
-    are not what a result was made from.
+    copies the pictures that runs of one's own kept. Raises InputError if `out` lies in a store or cannot be written, or
+    stored predictions are not what a result was made from.
     """
+    refuse_within(out)
     boards = [make_board(ranking, advance) for ranking in make_rankings(cells)]
     try:
         _write(boards, out, with_pictures)

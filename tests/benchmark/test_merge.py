@@ -67,6 +67,19 @@ def test_of_equal_cells_the_one_with_a_model_is_kept_else_the_one_with_pictures(
     assert list(bare.glob(f"*/*/*/{GALLERY}"))
 
 
+def test_results_are_not_written_into_a_cell(rdbench: Command, tmp_path: Path) -> None:
+    """A merge there would copy the cell into itself, for ever; a run there would go when the cell is replaced."""
+    cell = write(tmp_path / "runs", 0)
+    before = sorted((tmp_path / "runs").rglob("*"))
+    for command in (("merge", tmp_path / "runs"), (*TOY, "-m", "deterministic")):
+        for out in (cell, cell / "more", tmp_path / "runs/.work/cells"):
+            done = rdbench(*command, "--out", out)
+            assert done.code == 2
+            assert f"cannot write results to {out}: " in done.error()
+            assert "is part of others; choose another --out" in done.error()
+    assert sorted((tmp_path / "runs").rglob("*")) == before
+
+
 def test_what_is_no_store_is_refused_and_an_empty_one_is_not(rdbench: Command, tmp_path: Path) -> None:
     """A misspelt shard would be missing and nobody told."""
     a, b, c = (tmp_path / name for name in "abc")

@@ -102,6 +102,27 @@ def test_nothing_to_publish_is_said(tmp_path):
         write_entries(stored(Store(tmp_path / "runs")), tmp_path / "results")
 
 
+def test_commands_for_readers_name_a_folder_without_cells(rdbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for command in (("report", "empty"), ("submit", "empty"), ("leaderboard", "--runs", "empty")):
+        assert "no finished cell in empty" in rdbench(*command, "--out", tmp_path / "out").error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_for_readers_is_written_into_a_store(rdbench, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(store.root.rglob("*"))
+    cell = store.cells()[0]
+    (tmp_path / "link").symlink_to(cell)
+    for command in (("report", store.root), ("submit", store.root), ("leaderboard", "--runs", store.root)):
+        for out in (store.root, store.root / "toy" / "site", cell, "link/site"):
+            done = rdbench(*command, "--out", out)
+            assert done.code == 2
+            assert f"--out {out} lies in a directory of results, {store.root}; choose" in done.error()
+    assert sorted(store.root.rglob("*")) == before
+
+
 def test_predictions_that_were_changed_are_not_published(store, tmp_path):
     other = Store(tmp_path / "runs")
     for directory, result in store.results():

@@ -9,6 +9,8 @@ from rdbench.benchmark.engines.local import InProcess, Workers
 from rdbench.benchmark.plan import Share
 from rdbench.errors import InputError, unknown
 
+MOST_WORKERS = 1000
+
 
 def choose_engine(
     name: str,
@@ -23,7 +25,7 @@ def choose_engine(
 ) -> Engine:
     """The engine of that name. Raises InputError for what it cannot do."""
     checks = [
-        (workers is None or workers >= 1, f"--workers {workers}: at least 1"),
+        (workers is None or 1 <= workers <= MOST_WORKERS, f"--workers {workers}: from 1 to {MOST_WORKERS:,}"),
         (cell_timeout is None or cell_timeout > 0, f"--cell-timeout {cell_timeout}: more than 0 seconds"),
     ]
     for holds, message in checks:
