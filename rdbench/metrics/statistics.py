@@ -172,7 +172,7 @@ def aggregate_intervals(
     if cells.shape[3] > 1:
         resamples = cells.shape[3]
     together: dict[bytes, list[int]] = {}
-    for method, lacking in enumerate(np.isnan(cells).all(axis=3)):
+    for method, lacking in enumerate(np.asarray(np.isnan(cells).all(axis=3))):
         together.setdefault(lacking.tobytes(), []).append(method)
     intervals: dict[int, Interval] = {}
     for methods in together.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -64,6 +65,6 @@ def plain_text(table: pd.DataFrame) -> pd.DataFrame:
     return safe
 
 
-def no_formula(value: object) -> object:
+def no_formula(value: Any) -> Any:
     """What is no text stays as it is; text that a spreadsheet would take for a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
