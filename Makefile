@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-METHODS := deterministic,mc_dropout,tta,deep_ensemble
+METHODS := deterministic,mc_dropout,tta_photometric,deep_ensemble
 
 .PHONY: help install demo test lint site speed clean
 
