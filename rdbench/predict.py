@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from rdbench.datasets.files import read_image
 from rdbench.errors import InputError
 from rdbench.metrics.detection import conformal_threshold
 from rdbench.pictures import figure
+
+MOST_NAMED = 200
+"""Bytes of a figure's name that any file system takes; longer ones are cut, with a hash."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def predict_images(
             try:
                 out.mkdir(parents=True, exist_ok=True)
                 name = "-".join(filter(None, (f"{number:03}", path.parent.name, path.stem)))
-                drawn.save(out / f"{slug(name)}.png")
+                drawn.save(out / f"{name if len(os.fsencode(name)) <= MOST_NAMED else slug(name)}.png")
             except OSError as error:
                 raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
         yield said

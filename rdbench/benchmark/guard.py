@@ -127,7 +127,7 @@ class UntouchedNetwork(Untouched):
             now.update(were)
         for name, content in held.items():
             each: dict[object, object] = now[name]
-            if (each or content) and not _identical(each, content):
+            if not _identical(each, content):
                 each.clear()
                 each.update(content)
                 changed = True
@@ -139,10 +139,8 @@ DICTS = (dict, OrderedDict)
 
 
 def _identical(one: Mapping[Any, object], other: Mapping[Any, object]) -> bool:
-    """Whether both hold the very same objects; asked often, hence without a loop in Python."""
-    if len(one) == len(other) and all(map(is_, one.values(), other.values())) and one.keys() == other.keys():
-        return True
-    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())  # in another order
+    """Whether both hold the very same objects in one order, which is the order that layers are run in."""
+    return list(one) == list(other) and all(map(is_, one.values(), other.values()))
 
 
 def _working_directory() -> str:

@@ -268,9 +268,14 @@ def _holder(path: Path) -> Holder:
 
 def refuse_within(out: Path) -> None:
     """Raises InputError if what people are to read would be written into a store, among its cells or over them."""
-    for place in (whole := out.resolve(), *whole.parents):
-        if _is_store(place):
-            raise InputError(f"--out {out} lies in a directory of results, {place}; choose a place outside of it")
+    places = _itself_and_above(out)
+    if within := [*filter(_is_store, places), *filter(_is_cell, places)]:
+        raise InputError(f"{out} lies in a directory of results, {within[0]}; choose a place outside of it")
+
+
+def _itself_and_above(path: Path) -> list[Path]:
+    whole = Path(os.path.realpath(path))  # unlike resolve, it takes a link that leads to itself
+    return [whole, *whole.parents]
 
 
 def _is_store(place: Path) -> bool:
@@ -278,12 +283,15 @@ def _is_store(place: Path) -> bool:
     return isdir(place / WORK / LOCKS) or isdir(place / WORK / CELLS)
 
 
+def _is_cell(place: Path) -> bool:
+    return CELL.search(place.name) is not None and isfile(place / RESULT)
+
+
 def open_store(root: Path, *, create: bool) -> Store:
     """The store at `root`. Raises InputError if it cannot be used, or is to be made inside another's cell."""
     if create:
-        for place in (whole := root.resolve(), *whole.parents):
-            is_cell = CELL.search(place.name) and isfile(place / RESULT)
-            if is_cell or (place.name == WORK and _is_store(place.parent)):
+        for place in _itself_and_above(root):
+            if _is_cell(place) or (place.name == WORK and _is_store(place.parent)):
                 raise InputError(f"cannot write results to {root}: {place} is part of others; choose another --out")
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -71,14 +71,17 @@ def derive_ratios(
         return
     for (m, c, s), source in placed.items():
         given = source.reference
-        if given is None and reference is not None and (beside := placed.get((reference, c, s))) is not None:
+        if source.result.spec.method == REFERENCE:
+            given = source.result.cost
+        elif given is None and reference is not None and (beside := placed.get((reference, c, s))) is not None:
             given = beside.result.cost if comparable(source.result) == comparable(beside.result) else None
 
         def times(cost: str, own: FloatArray, given: Mapping[str, Figure] | None = given) -> FloatArray:
             """(K,) the reference's cost, as often as it takes; NaN where it is not known."""
             figure = given.get(cost) if given is not None else None
             of = figure.value if figure is not None else None
-            return own / of if of is not None and 0 < of <= LARGEST else np.full(own.shape, np.nan)
+            quotient = own / of if of is not None and 0 < of <= LARGEST else np.full(own.shape, np.nan)
+            return np.where(quotient <= LARGEST, quotient, np.nan)
 
         for ratio, cost in COST_RATIOS.items():
             if cost not in metric_at:
@@ -86,7 +89,7 @@ def derive_ratios(
             own, at = value[m, c, s, :, metric_at[cost]], metric_at[ratio]
             value[m, c, s, :, at] = times(cost, own)
             for k in np.flatnonzero(np.isnan(value[m, c, s, :, at])).tolist():
-                note = notes.get((m, c, s, k, metric_at[cost])) if np.isnan(own[k]) else "" if given else NO_REFERENCE
+                note = notes.get((m, c, s, k, metric_at[cost])) if np.isnan(own[k]) else NO_REFERENCE
                 if note:
                     notes[m, c, s, k, at] = note
         if "train_passes" in metric_at and "parameters" in metric_at:

@@ -129,7 +129,7 @@ def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
     """
     refuse_within(out)
     by_entry: dict[tuple[str, str], list[Source]] = {}
-    reference_costs: dict[tuple[object, ...], dict[str, Figure]] = {}
+    reference_costs: dict[tuple[str, str, int], dict[str, Figure]] = {}
     for source in sources:
         if source.result.spec.method == REFERENCE:
             reference_costs.setdefault(comparable(source.result), source.result.cost)
@@ -149,16 +149,12 @@ def write_entries(sources: Iterable[Source], out: Path) -> list[Path]:
     return written
 
 
-def comparable(cell: CellResult) -> tuple[object, ...]:
-    """What two cells must have in common for their costs to be compared."""
-    spec, made = cell.spec, cell.provenance
-    return (
-        spec.dataset, spec.category, spec.seed, spec.backbone, spec.image_size, spec.epochs, spec.batch_size,
-        spec.precision, made.device, made.threads,
-    )  # fmt: skip
+def comparable(cell: CellResult) -> tuple[str, str, int]:
+    """What two cells must have in common for their costs to be compared: images, teacher, settings and machine."""
+    return cell.spec.group_id, cell.provenance.device, cell.provenance.threads
 
 
-def _as_entry(sources: Sequence[Source], reference_costs: Mapping[tuple[object, ...], dict[str, Figure]]) -> Entry:
+def _as_entry(sources: Sequence[Source], reference_costs: Mapping[tuple[str, str, int], dict[str, Figure]]) -> Entry:
     predictions = {}
     for source in sources:
         if source.directory is not None and source.predictions is not None:
@@ -166,6 +162,8 @@ def _as_entry(sources: Sequence[Source], reference_costs: Mapping[tuple[object, 
             content = (source.directory / PREDICTIONS).read_bytes()
             predictions[source.result.predictions_sha256] = base64.b64encode(content).decode()
     cells = tuple(source.result for source in sources)
-    beside = {cell.spec.digest(): reference_costs.get(comparable(cell)) for cell in cells}
+    beside = {
+        cell.spec.digest(): reference_costs.get(comparable(cell)) for cell in cells if cell.spec.method != REFERENCE
+    }
     reference = {digest: cost for digest, cost in beside.items() if cost is not None}
     return Entry(schema=1, cells=cells, predictions=predictions, reference=reference)

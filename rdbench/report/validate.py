@@ -12,7 +12,8 @@ from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Pred
 from rdbench.datasets.catalogue import DATASETS
 from rdbench.errors import InputError
 from rdbench.report.columns import bounded, describe
-from rdbench.report.entries import Entry, entry_predictions, read_entry
+from rdbench.report.derived import LARGEST
+from rdbench.report.entries import REFERENCE, Entry, entry_predictions, read_entry
 
 TOLERANCE = 1e-6
 """Relative; figures that are computed again agree to the last digits, on other machines nearly so."""
@@ -59,15 +60,18 @@ def check_cell(cell: CellResult, predictions: Predictions) -> Iterator[str]:
 
 
 def _reference(entry: Entry) -> Iterator[str]:
-    """Costs to compare with that belong to no cell, or are none."""
-    cells = {cell.spec.digest(): str(cell.spec) for cell in entry.cells}
+    """What is wrong with the costs to compare with, as far as the entry tells: nobody can compute them again."""
+    cells = {cell.spec.digest(): cell for cell in entry.cells if cell.spec.method != REFERENCE}
     for digest, costs in entry.reference.items():
         if digest not in cells:
-            yield f"reference {digest!r}: it stands beside no cell of the entry"
+            yield f"reference {digest!r}: it stands beside no cell of the entry, or beside one of {REFERENCE} itself"
             continue
+        cell = cells[digest]
+        if others := costs.keys() ^ cell.cost.keys():
+            yield f"{cell.spec}: reference: {sorted(others)[0]!r} is not in both its costs and the cell's"
         for name, figure in costs.items():
-            if figure.value is not None and not 0 <= figure.value < math.inf:
-                yield f"{cells[digest]}: reference, {name}: {figure.value} is no cost"
+            if figure.value is not None and not 0 < figure.value <= LARGEST:
+                yield f"{cell.spec}: reference, {name!r}: {figure.value} is no cost"
 
 
 def _official(cell: CellResult) -> Iterator[str]:

@@ -233,6 +233,20 @@ class Strange:
         ("context.teacher.double()", "pass", "the method changed the teacher in place", 1),
         ("context.teacher.network.forward = lambda images: [images] * 3", "pass", "the method changed the teacher", 1),
         ("context.teacher.network.register_forward_hook(lambda *_: [])", "pass", "the method changed the teacher", 1),
+        (
+            "it = next(m for m in context.teacher.modules() if hasattr(m, 'running_mean'))._parameters; "
+            "it['weight'], it['bias'] = it.pop('bias'), it.pop('weight')",
+            "pass",
+            "the method changed the teacher",
+            1,
+        ),
+        (
+            "layers = next(m for m in context.teacher.modules() if type(m).__name__ == 'Sequential')._modules; "
+            "first = next(iter(layers)); layers[first] = layers.pop(first)",
+            "pass",
+            "the method changed the teacher",
+            1,
+        ),
         ("pass", "batch.images.data = batch.images[:1]; return None", "predict returned NoneType", 1),
         ("pass", "batch.features[0].resize_(1); return None", "predict returned NoneType", 1),
         ("raise type('Odd', (BaseException,), {})('x')", "pass", "Odd: x", 1),

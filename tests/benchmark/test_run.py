@@ -65,6 +65,9 @@ def test_every_method_has_every_condition_and_figure(rdbench: Command, runs: Pat
             (method, "clean", cost) for cost in ("train_seconds", "gflop", "throughput_1", "teacher_passes")
         } <= present
     assert all(row["value"] or row["note"] for row in rows), "an undefined figure says why"
+    for row in rows:
+        if row["metric"] == "throughput_best":
+            assert row["note"] in ("at batches of 1", "at batches of 16"), "24 images, 16 at a time"
 
 
 def test_figures_are_those_of_the_stored_predictions(rdbench: Command, runs: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rdbench.benchmark.results import Figure
 from rdbench.benchmark.store import Store, sha256
 from rdbench.errors import InputError
-from rdbench.report.entries import Entry, Source, published, stored, write_entries
+from rdbench.report.entries import Source, published, stored, write_entries
 from rdbench.report.leaderboard import write_site
 from rdbench.report.rankings import make_rankings
 from rdbench.report.validate import validate_entry
@@ -119,7 +119,7 @@ def test_nothing_for_readers_is_written_into_a_store(rdbench, store, tmp_path, m
         for out in (store.root, store.root / "toy" / "site", cell, "link/site"):
             done = rdbench(*command, "--out", out)
             assert done.code == 2
-            assert f"--out {out} lies in a directory of results, {store.root}; choose" in done.error()
+            assert f"{out} lies in a directory of results, {store.root}; choose" in done.error()
     assert sorted(store.root.rglob("*")) == before
 
 
@@ -242,30 +242,58 @@ def test_a_category_that_is_not_official_must_say_custom(tmp_path):
 
 
 def test_costs_are_compared_with_the_deterministic_of_the_same_run(tmp_path):
-    def cell(method, seconds):
+    def cell(method, seconds, **spec):
         cost = {"train_seconds": Figure(value=seconds), "inference_ms": Figure(value=seconds / 2)}
-        return make_source(method).result.model_copy(update={"cost": cost})
+        return Source(make_source(method, **spec).result.model_copy(update={"cost": cost}), "")
 
-    fast = [Source(cell("deterministic", 10.0), ""), Source(cell("tta", 30.0), "")]
-    slow = [Source(cell("deterministic", 100.0), ""), Source(cell("knn", 200.0), "")]
-    other_settings = Source(make_source("rejex", epochs=99).result, "")
-    write_entries([*slow, other_settings], tmp_path / "results")
-    write_entries(fast, tmp_path / "results")  # replaces deterministic's
-    [ranking] = make_rankings(published(tmp_path / "results"))
-    at = [ranking.metrics.index(name) for name in ("train_ratio", "inference_ratio")]
-    ratios = {name: ranking.value[m, 0, 0, 0, at].tolist() for m, name in enumerate(ranking.methods)}
-    assert ratios["deterministic"] == [1, 1]
-    assert ratios["tta"] == [3, 3]
-    assert ratios["knn"] == [2, 2]
-    assert np.isnan(ratios["rejex"]).all()
+    def ratios():
+        rankings = make_rankings(published(tmp_path / "results"))
+        at = [rankings[0].metrics.index(name) for name in ("train_ratio", "inference_ratio")]
+        return {
+            name: ranking.value[m, c, 0, 0, at].tolist()
+            for ranking in rankings
+            for m, name in enumerate(ranking.methods)
+            for c in range(len(ranking.categories))
+            if (m, c, 0) in ranking.cells
+        }
+
+    slow = [cell("deterministic", 100.0), cell("knn", 200.0), cell("rejex", 1.0, epochs=99)]
+    slow += [cell("deterministic", 10.0, weights_sha256="d" * 64), cell("swag", 20.0, weights_sha256="d" * 64)]
+    write_entries(slow, tmp_path / "results")
+    write_entries([cell("deterministic", 10.0), cell("tta", 30.0)], tmp_path / "results")  # replaces deterministic's
+    found = ratios()
+    assert found["deterministic"] == [1, 1]
+    assert found["tta"] == [3, 3]
+    assert found["knn"] == found["swag"] == [2, 2]
+    assert np.isnan(found["rejex"]).all()
 
 
-def test_costs_to_compare_with_are_checked(entry):
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda costs: costs["train_seconds"].update(value=-1.0), "'train_seconds': -1.0 is no cost"),
+        (lambda costs: costs["train_seconds"].update(value=1e300), "'train_seconds': 1e+300 is no cost"),
+        (lambda costs: costs.pop("teacher_passes"), "'teacher_passes' is not in both"),
+        (lambda costs: costs.update({"a\n\x1b[31m": {"value": 1.0}}), r"'a\n\x1b[31m' is not in both"),
+    ],
+)
+def test_costs_to_compare_with_are_checked(tmp_path, change, problem):
+    [path] = [p for p in write_entries([make_source("deterministic"), make_source("tta")], tmp_path) if "tta" in p.name]
+
     def spoil(content):
-        digest = Entry.model_validate(content).cells[0].spec.digest()
-        content["reference"] = {digest: {"train_seconds": {"value": -1.0}}, "ffff": {}}
+        [costs] = content["reference"].values()
+        change(costs)
+        content["reference"]["ffff"] = {}
 
-    edit(entry, spoil)
-    problems = validate_entry(entry)
-    assert any("train_seconds: -1.0 is no cost" in problem for problem in problems)
-    assert "reference 'ffff': it stands beside no cell of the entry" in problems
+    assert not any("reference" in found for found in validate_entry(path))
+    edit(path, spoil)
+    problems = validate_entry(path)
+    assert any(f"reference{mark} {problem}" in found for found in problems for mark in (":", ",")), problems
+    assert any("reference 'ffff': it stands beside no cell of the entry" in found for found in problems)
+
+
+def test_a_ratio_to_next_to_nothing_is_none(tmp_path):
+    [path] = [p for p in write_entries([make_source("deterministic"), make_source("tta")], tmp_path) if "tta" in p.name]
+    edit(path, lambda content: next(iter(content["reference"].values()))["train_seconds"].update(value=1e-320))
+    page = write_site(published(tmp_path), tmp_path / "site")
+    assert "Infinity" not in (page.parent / "leaderboard.json").read_text()
