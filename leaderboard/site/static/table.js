@@ -6,7 +6,7 @@
   const { boards, state, set, options, onDraw } = rdbench;
   const form = document.getElementById("tools");
 
-  const PAGE = 50; // rows at once: laying out hundreds takes a browser longer than sorting them
+  const PAGE = 30; // rows at once: laying out hundreds takes a browser longer than sorting them
 
   // Numbers, with undefined ones at the end whichever way the column is sorted.
   const number = (text) => (text === "" ? null : Number(text));
