@@ -121,7 +121,8 @@ class Browser:
             const table = document.querySelector("section.ranking:not([hidden]) table.board");
             const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
             const at = heads.findIndex((head) => head === arguments[0] || head.startsWith(arguments[0] + " "));
-            const text = (cell) => (cell.querySelector(".value, .why, a") ?? cell).firstChild?.textContent.trim() ?? "";
+            const told = (cell) => cell.querySelector("a") ?? (cell.querySelector(".value, .why") ?? cell).firstChild;
+            const text = (cell) => told(cell)?.textContent.trim() ?? "";
             return [...table.tBodies[0].rows].map((row) => text(row.cells[at]));
         """
         return self.chrome.execute_script(script, title)
