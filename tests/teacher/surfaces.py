@@ -11,7 +11,7 @@ and of their right half, so no test pixel was seen in training. Each defect lies
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-SURFACES = ("brick", "grass", "gravel", "ihc")
+SURFACES = {"brick": "brick", "grass": "grass", "gravel": "gravel", "ihc": "immunohistochemistry"}
+"""By category, what skimage.data calls it."""
 SIDE, SIZE = 160, 256
 NORMAL, NORMAL_TEST, EACH = 80, 40, 8
 Pixels = NDArray[np.float64]
@@ -74,13 +75,12 @@ def main() -> None:
     """Write every surface below the folder that is named."""
     import skimage.data
 
-    root = Path(sys.argv[1])
-    for name in SURFACES:
-        rng = np.random.default_rng(sorted(SURFACES).index(name))
-        grey_or_colour = np.asarray(
-            skimage.data.immunohistochemistry() if name == "ihc" else getattr(skimage.data, name)()
-        )
-        photo = np.atleast_3d(grey_or_colour)[..., :3] / 255 * np.ones(3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    root = parser.parse_args().root
+    for seed, (name, read) in enumerate(SURFACES.items()):
+        rng = np.random.default_rng(seed)
+        photo = np.atleast_3d(getattr(skimage.data, read)())[..., :3] / 255 * np.ones(3)
         upright = name == "brick"
         for i in range(NORMAL):
             save(crop(photo, rng, False, upright), root / f"{name}/train/good/{i:03d}.png")
