@@ -116,15 +116,14 @@ def test_a_process_that_died_for_no_fault_of_the_cell_is_forgiven(tmp_path: Path
 
 def test_workers_share_the_cores_and_nothing_of_them_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "")
-    files = set(os.listdir("/proc/self/fd"))
+    files, processes = set(os.listdir("/proc/self/fd")), children(os.getpid())
     engine = Workers(2)
     assert engine.threads == max(1, len(os.sched_getaffinity(0)) // 2)
     outcomes, _ = run_with(engine, [make_task(tmp_path, ["tta", "prints"], seed) for seed in range(6)])
     assert len(outcomes) == 6
     assert {line.split()[0] for line in done(tmp_path).splitlines()} == {str(engine.threads)}
     assert set(os.listdir("/proc/self/fd")) == files
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    assert not children.strip(), "no process is left"
+    assert children(os.getpid()) == processes, "no process is left"
 
 
 def test_workers_take_the_gpus_in_turn(tmp_path: Path) -> None:
@@ -154,17 +153,14 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(tmp_path: Path) -> None:
     run = start(*TOY, "-m", "deterministic", "--epochs", "1000", "--workers", "2", "--out", tmp_path / "runs")
-    assert run.stderr is not None
-    for line in run.stderr:
-        if "fitting" in line:
-            break
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.wait_for("fitting")
+    workers = children(run.pid)
     run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "the same command goes on" in errors
-    assert children
-    assert not any(running(int(child)) for child in children)
+    done = run.done(timeout=60)
+    assert done.code == 130
+    assert "the same command goes on" in done.error()
+    assert workers
+    assert not any(running(worker) for worker in workers)
 
 
 def children(pid: int) -> list[int]:
@@ -198,19 +194,16 @@ def test_workers_give_the_bits_of_one_process_and_survive_a_kill(
     """And a method that exits and one that hangs cost their cells, with the reason kept."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "hostile.py").write_text(HOSTILE)
-    _, errors = (one := start(*TOY, "-m", "deterministic", "--out", tmp_path / "one")).communicate()
-    assert one.returncode == 0, errors
+    one = start(*TOY, "-m", "deterministic", "--out", tmp_path / "one").done()
+    assert one.code == 0, one.err
     given = ("-m", "deterministic,hostile", "-o", "how=exit,hang", "--methods-dir", tmp_path, "--cell-timeout", "5")
     two = start(*TOY, *given, "--out", tmp_path / "two", cwd=Path(__file__).parents[2])
-    assert two.stderr is not None
-    for line in two.stderr:
-        if "fitting" in line:
-            break
-    (child,) = Path(f"/proc/{two.pid}/task/{two.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
-    _, errors = two.communicate(timeout=200)
-    assert two.returncode == 1, errors
-    assert "signal 9" in errors
+    two.wait_for("fitting")
+    (child,) = children(two.pid)
+    os.kill(child, signal.SIGKILL)
+    done = two.done()
+    assert done.code == 1, done.err
+    assert "signal 9" in done.error()
     assert predictions_of(tmp_path / "two") == predictions_of(tmp_path / "one")
     kept = [path.read_text() for path in (tmp_path / "two" / ".failed").iterdir()]
     assert len(kept) == 2

@@ -27,16 +27,11 @@ def command(root: Path, out: Path, *more: object) -> tuple[object, ...]:
     return ("run", *METHODS, "--dataset", "mvtec_ad2", "--root", root, *QUICK, "--no-gallery", *more, "--out", out)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=300)
-    return process.returncode, " ".join(errors.split())
-
-
 @pytest.fixture(scope="module")
 def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, bytes]:
     out = tmp_path_factory.mktemp("undisturbed")
-    code, errors = ended(start(*command(root, out)))
-    assert code == 0, errors
+    done = start(*command(root, out)).done()
+    assert done.code == 0, done.err
     cells = predictions_of(out)
     assert len(cells) == 4
     return cells
@@ -58,22 +53,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_costs_no_finished_cell(root: Path, undisturbed: dict[Path, bytes], small_disk: Path) -> None:
     out = small_disk / "runs"
-    code, errors = ended(start(*command(root, out)))
-    assert code == 1
-    assert "No space left on device" in errors
-    assert "Traceback" not in errors
+    done = start(*command(root, out)).done()
+    assert done.code == 1
+    assert "No space left on device" in done.error()
+    assert "Traceback" not in done.err
     for path, content in predictions_of(out).items():
         assert content == undisturbed[path]
     subprocess.run(["mount", "-o", "remount,size=2g", small_disk], check=True)
-    assert ended(start(*command(root, out)))[0] == 0
+    assert start(*command(root, out)).done().code == 0
     assert predictions_of(out) == undisturbed
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_work(root: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    code, errors = ended(start(*command(root, small_disk / "runs")))
-    assert code == 2
-    assert f"cannot write results to {small_disk}/runs: Read-only file system; choose another --out" in errors
+    done = start(*command(root, small_disk / "runs")).done()
+    assert done.code == 2
+    assert f"cannot write results to {small_disk}/runs: Read-only file system; choose another --out" in done.error()
 
 
 SABOTAGE = '''"""Damages an image of another category while it is fitted."""
@@ -114,14 +109,14 @@ def test_an_image_that_goes_bad_during_a_run(
     monkeypatch.setenv("SABOTAGED", str(image))
     monkeypatch.setenv("HOW", how)
     arguments = command(data, out, "-m", "sabotage", "--methods-dir", mine)
-    code, errors = ended(start(*arguments))
-    assert code == 2
-    assert "vial" in errors
-    assert image.name in errors or "are not those that the run was planned with" in errors
+    done = start(*arguments).done()
+    assert done.code == 2
+    assert "vial" in done.err
+    assert image.name in done.error() or "are not those that the run was planned with" in done.error()
     assert {path.parts[1] for path in predictions_of(out)} == {"rice"}
     image.write_bytes(whole)
     monkeypatch.setenv("SABOTAGED", "")
-    assert ended(start(*arguments))[0] == 0
+    assert start(*arguments).done().code == 0
     cells = predictions_of(out)
     assert {path: cells[path] for path in undisturbed} == undisturbed
 
@@ -149,23 +144,23 @@ def change_then(folder: Path, arguments: tuple[object, ...]) -> object:
 
 def test_two_runs_on_one_folder_do_each_cell_once(root: Path, undisturbed: dict[Path, bytes], tmp_path: Path) -> None:
     """Started together, they share the groups out or one steps back with a reason; none spoils the other's cells."""
-    processes = [start(*command(root, tmp_path)) for _ in range(2)]
-    outcomes = [ended(process) for process in processes]
-    for code, errors in outcomes:
-        assert code in (0, 2)
-        assert code == 0 or "at work on" in errors
-        assert "Traceback" not in errors
-    if any(code for code, _ in outcomes):
-        assert ended(start(*command(root, tmp_path)))[0] == 0
+    together = [start(*command(root, tmp_path)) for _ in range(2)]
+    ended = [run.done() for run in together]
+    for done in ended:
+        assert done.code in (0, 2)
+        assert done.code == 0 or "at work on" in done.error()
+        assert "Traceback" not in done.err
+    if any(done.code for done in ended):
+        assert start(*command(root, tmp_path)).done().code == 0
     assert predictions_of(tmp_path) == undisturbed
 
 
 def test_what_is_there_after_faults_is_what_the_store_says(root: Path, tmp_path: Path) -> None:
     """A cell directory without its result, as only a broken disk leaves it, is run again."""
-    assert ended(start(*command(root, tmp_path)))[0] == 0
+    assert start(*command(root, tmp_path)).done().code == 0
     before = predictions_of(tmp_path)
     victim = sorted(before)[0]
     (tmp_path / victim / "result.json").unlink()
     assert len(list(Store(tmp_path).results())) == len(before) - 1
-    assert ended(start(*command(root, tmp_path)))[0] == 0
+    assert start(*command(root, tmp_path)).done().code == 0
     assert predictions_of(tmp_path) == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from rdbench.benchmark.engines.local import Workers
 from rdbench.benchmark.status import Status, read_status
 from rdbench.benchmark.store import LOCKS, RESULT, WORK
 from tests.benchmark.test_engines import children, make_task, run_with
-from tests.command import start
+from tests.command import Running, start
 from tests.datasets import trees
 
 pytestmark = pytest.mark.long
@@ -90,7 +89,7 @@ def check_steady(looks: Sequence[Look]) -> None:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> subprocess.Popen[str]:
+def started(tmp_path: Path) -> Running:
     mine, data = tmp_path / "mine", tmp_path / "data"
     trees.mvtec_ad(data, train=22)
     mine.mkdir()
@@ -103,28 +102,28 @@ def started(tmp_path: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_two_thousand_cells_on_two_workers(started: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_two_thousand_cells_on_two_workers(started: Running, tmp_path: Path) -> None:
     """The driver, its workers, the store and what `rdbench status` tells of it are looked at several times a second."""
     runs = tmp_path / "runs"
     driver: list[Look] = []
     workers: dict[int, list[Look]] = {}
     told = [0]
     while started.poll() is None:
-        time.sleep(0.15)
+        time.sleep(0.25)
         before = finished_in(runs)
         with suppress(OSError):  # one of them has ended
             driver.append(look_at(started.pid, before))
             for child in children(started.pid):
                 workers.setdefault(child, []).append(look_at(child, before))
-        if 0 < before < CELLS and len(driver) % 5 == 0:
+        if 0 < before < CELLS and len(driver) % 8 == 0:
             found = read_status(runs)
             told.append(check_status(found, before, finished_in(runs)))
-    _, errors = started.communicate()
-    assert started.returncode == 0, errors
+    done = started.done()
+    assert done.code == 0, done.err
     assert finished_in(runs) == len(list(runs.glob(f"*/*/*/{RESULT}"))) == CELLS
     assert told == sorted(told)
     assert len(set(told)) > SEEDS / 2
-    announced = [tuple(map(int, line)) for line in re.findall(rf"cells (\d+) to (\d+) of {CELLS}:", errors)]
+    announced = [tuple(map(int, line)) for line in re.findall(rf"cells (\d+) to (\d+) of {CELLS}:", done.err)]
     assert announced == [(first + 1, first + CHOICES) for first in range(0, CELLS, CHOICES)]
     assert len(workers) == WORKERS, "no worker was ended and replaced"
     for looks in (driver, *workers.values()):

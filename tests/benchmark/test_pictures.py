@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from PIL import Image
 
 from rdbench.benchmark.gallery import GALLERY, read_gallery
 from rdbench.benchmark.store import Store
-from tests.command import Command
+from tests.command import Command, start
 
 RUN = ("run", "--dataset", "toy", "-c", "twill", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
 
@@ -21,9 +19,8 @@ RUN = ("run", "--dataset", "toy", "-c", "twill", "--image-size", "64", "--epochs
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two methods."""
     out = tmp_path_factory.mktemp("pictures") / "runs"
-    command = [sys.executable, "-m", "rdbench.cli", *RUN, "-m", "deterministic,mc_dropout", "-o", "samples=2"]
-    done = subprocess.run([*command, "--keep-models", "--out", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = start(*RUN, "-m", "deterministic,mc_dropout", "-o", "samples=2", "--keep-models", "--out", out).done()
+    assert done.code == 0, done.err
     return out
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from rdbench.benchmark.store import Store, read_predictions
-from tests.command import QUICK, Command
+from tests.command import QUICK, Command, start
 from tests.datasets import trees
 
 METHODS = "deterministic,mc_dropout,tta,deep_ensemble"
@@ -35,11 +35,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four methods under one shift, run once in a process of their own."""
     out = tmp_path_factory.mktemp("store") / "runs"
-    command = [sys.executable, "-m", "rdbench.cli", *RUN, "--root", root, "--out", out]
-    command += ["--method", METHODS, "-o", "members=2"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "AUGRC" in done.stdout
+    done = start(*RUN, "--root", root, "--out", out, "--method", METHODS, "-o", "members=2").done()
+    assert done.code == 0, done.err
+    assert "AUGRC" in done.out
     return out
 
 

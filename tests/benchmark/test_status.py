@@ -124,9 +124,9 @@ def test_no_store_is_said(tmp_path: Path) -> None:
 def test_asking_again_and_again_disturbs_no_run(rdbench: Command, tmp_path: Path) -> None:
     """Every answer during a run fits the store, and the run goes on undisturbed."""
     runs = tmp_path / "runs"
-    process = start(*TOY, "-m", "deterministic", "--seed", "0", "--seed", "1", "--out", runs)
+    run = start(*TOY, "-m", "deterministic", "--seed", "0", "--seed", "1", "--out", runs)
     seen = set()
-    while process.poll() is None:
+    while run.poll() is None:
         time.sleep(0.02)
         if runs.is_dir():
             before = len(list(Store(runs).results()))
@@ -134,9 +134,9 @@ def test_asking_again_and_again_disturbs_no_run(rdbench: Command, tmp_path: Path
             assert before <= found.finished["toy"] <= len(list(Store(runs).results()))
             assert len(found.runs) <= 1
             assert len(found.groups) <= 1
-            seen |= {run.what for run in found.runs} | {group.what for group in found.groups}
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+            seen |= {holder.what for holder in (*found.runs, *found.groups)}
+    done = run.done()
+    assert done.code == 0, done.err
     assert {
         "0 of 2 cells done, 0 failed",
         "toy/twill, seed 0",

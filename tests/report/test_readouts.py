@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +18,7 @@ from rdbench.metrics.readouts import READOUTS, first_members, read_out
 from rdbench.report.entries import Source
 from rdbench.report.member_curve import MEASURED, member_curves, why_no_curve
 from rdbench.report.readouts import METRICS, compare_readouts
-from tests.command import QUICK
+from tests.command import QUICK, start
 from tests.datasets import trees
 from tests.made_up import make_cell, make_predictions
 
@@ -178,10 +176,9 @@ def runs(tmp_path_factory):
     """One training of a student with dropout, sampled two and four times, and the deterministic student."""
     root = tmp_path_factory.mktemp("ad2")
     trees.mvtec_ad2(root)
-    command = [sys.executable, "-m", "rdbench.cli", "run", "--dataset", "mvtec_ad2", "--root", root, *QUICK]
-    command += ["-m", "mc_dropout,deterministic", "-o", "samples=2,4", "--out", root.parent / "runs"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    data, methods = ("--dataset", "mvtec_ad2", "--root", root), ("-m", "mc_dropout,deterministic", "-o", "samples=2,4")
+    done = start("run", *data, *QUICK, *methods, "--out", root.parent / "runs").done()
+    assert done.code == 0, done.err
     return root.parent / "runs"
 
 
