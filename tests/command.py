@@ -79,10 +79,13 @@ class Running:
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
+        self._code: int | None = None
 
     def poll(self) -> int | None:
         """The exit code, the negative number of the signal that ended it, or None if it goes on."""
-        return self._process.exitcode
+        if self._code is None:
+            self._code = self._process.exitcode
+        return self._code
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -91,7 +94,7 @@ class Running:
         """Wait until it has said `words` on stderr."""
         end = time.monotonic() + timeout
         while not (self._err.exists() and words in self._err.read_text()):
-            assert self.poll() is None, self.done().err
+            assert self.poll() is None, self._err.read_text()
             assert time.monotonic() < end, words
             time.sleep(0.02)
 
@@ -104,6 +107,7 @@ class Running:
             assert kill_after is not None, f"{timeout:g} s are over: {self._err.read_text()}"
         code = self.poll()
         assert code is not None
+        self._process.close()
         return Done(code, *(file.read_text() if file.exists() else "" for file in (self._out, self._err)))
 
 

@@ -17,7 +17,7 @@ from rdbench.metrics.statistics import (
     RESAMPLES,
     Interval,
     part_weights,
-    percentile_interval,
+    percentile_intervals,
     proportion_interval,
 )
 
@@ -93,7 +93,8 @@ def cell_bootstrap(
     has `ece`: images drawn twice make bins uneven, and nearly every resample has a larger one than the sample.
     """
     replicates = cell_replicates(sample, parts, strata=strata, resamples=resamples, seed=seed)
-    intervals = {name: percentile_interval(values, level) for name, values in replicates.items()}
+    found = percentile_intervals(np.stack(list(replicates.values())), level)
+    intervals = dict(zip(replicates, found, strict=True))
     part, normal = np.asarray(parts), sample.labels == 0
     for name, among in (("fpr", normal), ("fnr", ~normal), ("error_rate", np.full(len(part), True))):
         if among.any():

@@ -78,12 +78,19 @@ def part_weights(
 
 def percentile_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """The central `level` of the values (R,) of resamples; those that are `nan` are left out and counted."""
-    array = np.asarray(values, dtype=np.float64)
-    defined = array[~np.isnan(array)]
-    if not len(defined):
-        return Interval(math.nan, math.nan, len(array))
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), len(array) - len(defined))
+    return percentile_intervals(np.asarray(values, dtype=np.float64)[None], level)[0]
+
+
+def percentile_intervals(values: FloatArray, level: float = LEVEL) -> list[Interval]:
+    """:func:`percentile_interval` of each row of values (K, R); rows without `nan` are sorted in one call."""
+    missing = np.isnan(values).sum(axis=1)
+    ends = np.full((len(values), 2), np.nan)
+    at = [(1 - level) / 2, (1 + level) / 2]
+    if values.shape[1]:
+        ends[missing == 0] = np.quantile(values[missing == 0], at, axis=1).T
+    for row in np.flatnonzero((missing > 0) & (missing < values.shape[1])):
+        ends[row] = np.quantile(values[row][~np.isnan(values[row])], at)
+    return [Interval(low, high, left_out) for (low, high), left_out in zip(ends.tolist(), missing.tolist(), strict=True)]
 
 
 def bootstrap_interval(
@@ -178,7 +185,7 @@ def aggregate_intervals(
     for methods in together.values():
         rng = np.random.default_rng(seed)
         means = _resampled_means(cells[methods], resamples, rng, over_categories)
-        intervals |= {m: percentile_interval(mean, level) for m, mean in zip(methods, means, strict=True)}
+        intervals |= zip(methods, percentile_intervals(means, level), strict=True)
     return [intervals[method] for method in range(len(cells))]
 
 
@@ -238,7 +245,7 @@ def rank_intervals(
     means = _resampled_means(cells, resamples, np.random.default_rng(seed), over_categories)
     plain = _ranks(sign * _mean(_mean(_mean(cells)))[:, None])[:, 0]
     ranks = _ranks(sign * means)
-    intervals = [percentile_interval(row, level) for row in ranks]
+    intervals = percentile_intervals(ranks, level)
     return {
         name: RankInterval(float(rank), i.low, i.high) for name, rank, i in zip(values, plain, intervals, strict=True)
     }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def make_task(out: Path, methods: Sequence[str], seed: int = 0) -> Task:
     return Task((Part(toy_settings(out), specs),))
 
 
+@cache
 def toy_settings(out: Path) -> RunSettings:
     return make_settings(
         methods=["deterministic"], dataset="toy", root=None, categories=["twill"], options=(), seeds=(), shifts=(),
