@@ -301,7 +301,7 @@ def test_a_strange_method_costs_its_own_cell_alone(
     (methods / "strange.py").write_text(METHOD.format(fit=fit, predict=predict))
     done = rdbench(
         "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,
-        "--out", tmp_path / "runs", *QUICK,
+        "--out", tmp_path / "runs", "--no-gallery", *QUICK,
     )  # fmt: skip
     assert done.code == code
     assert reason in done.error()

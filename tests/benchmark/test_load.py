@@ -115,7 +115,7 @@ def test_two_thousand_cells_on_two_workers(started: Running, tmp_path: Path) -> 
             driver.append(look_at(started.pid, before))
             for child in children(started.pid):
                 workers.setdefault(child, []).append(look_at(child, before))
-        if 0 < before < CELLS and len(driver) % 8 == 0:
+        if 0 < before < CELLS and len(driver) % 12 == 0:
             found = read_status(runs)
             told.append(check_status(found, before, finished_in(runs)))
     done = started.done()

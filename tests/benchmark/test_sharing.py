@@ -12,12 +12,12 @@ from rdbench.benchmark.results import CellResult, Predictions
 from rdbench.benchmark.store import PREDICTIONS, open_store
 from rdbench.rd import training
 from rdbench.registry import find_methods
-from tests.command import Command
+from tests.command import QUICK, Command
 from tests.datasets import trees
 
 pytestmark = pytest.mark.long
 
-TOY = ("run", "--dataset", "toy", "--category", "twill", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
+RUN = ("run", "--dataset", "mvtec_ad2", "--category", "vial", *QUICK)
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def cells(runs: Path) -> list[tuple[CellResult, Predictions]]:
 
 
 def test_cells_that_differ_in_samples_share_a_training_and_agree_sample_by_sample(
-    rdbench: Command, tmp_path: Path, trained: list[int]
+    rdbench: Command, root: Path, tmp_path: Path, trained: list[int]
 ) -> None:
     runs = tmp_path / "runs"
-    assert rdbench(*TOY, "--method", "mc_dropout", "-o", "samples=2,4", "--out", runs).code == 0
+    assert rdbench(*RUN, "--root", root, "--method", "mc_dropout", "-o", "samples=2,4", "--out", runs).code == 0
     assert len(trained) == 1
     few, many = sorted(cells(runs), key=lambda cell: cell[0].spec.options["samples"])
     assert np.array_equal(few[1].member_scores, many[1].member_scores[:, :2])
@@ -53,9 +53,11 @@ def test_cells_that_differ_in_samples_share_a_training_and_agree_sample_by_sampl
     assert [cost["decoder_passes"].value for cost in costs] == [2, 4]
 
 
-def test_no_student_is_trained_twice_in_a_group(rdbench: Command, tmp_path: Path, trained: list[int]) -> None:
+def test_no_student_is_trained_twice_in_a_group(
+    rdbench: Command, root: Path, tmp_path: Path, trained: list[int]
+) -> None:
     methods = ("--method", "deterministic,deep_ensemble,tta", "-o", "members=1,2,3")
-    assert rdbench(*TOY, *methods, "--out", tmp_path).code == 0
+    assert rdbench(*RUN, "--root", root, *methods, "--out", tmp_path).code == 0
     assert sorted(trained)[0] == 0
     assert len(trained) == len(set(trained)) == 3
     passes = {
@@ -67,14 +69,16 @@ def test_no_student_is_trained_twice_in_a_group(rdbench: Command, tmp_path: Path
     assert passes == {"deterministic": one, "tta": one, "1": one, "2": 2 * one, "3": 3 * one}
 
 
-def test_a_kept_deterministic_student_is_used_again(rdbench: Command, tmp_path: Path, trained: list[int]) -> None:
+def test_a_kept_deterministic_student_is_used_again(
+    rdbench: Command, root: Path, tmp_path: Path, trained: list[int]
+) -> None:
     apart, beside = tmp_path / "apart", tmp_path / "beside"
-    assert rdbench(*TOY, "--method", "deterministic", "--keep-models", "--out", apart).code == 0
-    assert rdbench(*TOY, "--method", "tta", "--out", apart).code == 0
+    assert rdbench(*RUN, "--root", root, "--method", "deterministic", "--keep-models", "--out", apart).code == 0
+    assert rdbench(*RUN, "--root", root, "--method", "scale_disagreement", "--out", apart).code == 0
     assert len(trained) == 1
-    assert rdbench(*TOY, "--method", "tta", "--out", beside).code == 0
+    assert rdbench(*RUN, "--root", root, "--method", "scale_disagreement", "--out", beside).code == 0
     assert len(trained) == 2
-    [(kept, again)] = [cell for cell in cells(apart) if cell[0].spec.method == "tta"]
+    [(kept, again)] = [cell for cell in cells(apart) if cell[0].spec.method == "scale_disagreement"]
     [(fresh, own)] = cells(beside)
     assert np.array_equal(again.scores, own.scores)
     assert kept.cost["train_passes"] == fresh.cost["train_passes"]
@@ -143,9 +147,9 @@ def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_netwo
 
 
 def test_a_group_that_fails_is_said_though_its_cells_are_there_without_their_models(
-    rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = (*TOY, "--method", "deterministic", "--no-gallery", "--out", tmp_path)
+    run = (*RUN, "--root", root, "--method", "deterministic", "--no-gallery", "--out", tmp_path)
     assert rdbench(*run).code == 0
 
     def out_of_memory(*_: object) -> None:
@@ -158,9 +162,10 @@ def test_a_group_that_fails_is_said_though_its_cells_are_there_without_their_mod
     assert "MemoryError: no room" in done.error()
 
 
-def test_a_kept_method_that_fails_is_said(rdbench: Command, tmp_path: Path) -> None:
+def test_a_kept_method_that_fails_is_said(rdbench: Command, root: Path, tmp_path: Path) -> None:
     """Here a weights file is gone; a file that needs a package that is not installed ends the same way."""
-    assert rdbench(*TOY, "-m", "deterministic", "--no-gallery", "--keep-models", "--out", tmp_path / "runs").code == 0
+    run = (*RUN, "--root", root, "-m", "deterministic", "--no-gallery", "--keep-models")
+    assert rdbench(*run, "--out", tmp_path / "runs").code == 0
     ((path, _),) = open_store(tmp_path / "runs", create=False).results()
     (path / "model" / "threshold.json").unlink()
     trees.draw(tmp_path / "image.png", (64, 64))
