@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rdbench.benchmark.locks import MERGE, RUN
 from rdbench.benchmark.results import CLEAN, CellResult, Figure, Predictions, Threshold
-from rdbench.benchmark.store import MERGE, RUN, Store, read_predictions
+from rdbench.benchmark.store import Store, read_predictions
 from rdbench.errors import InputError
 from rdbench.metrics import calibration, detection, shift
 from rdbench.metrics.catalog import METRICS
@@ -168,8 +169,8 @@ def evaluate_store(store: Store, alpha: float | None, *, intervals: bool) -> int
     if not store.cells():
         raise InputError(f"no finished cell in {store.root}")
     count = 0
-    with store.lock(MERGE, "an evaluation"):
-        store.refuse_beside(RUN)
+    with store.locks.hold(MERGE, "an evaluation"):
+        store.locks.refuse_beside(RUN)
         for directory, result in store.results():
             evaluate_cell(store, directory, result, alpha or result.threshold.alpha, intervals=intervals)
             count += 1

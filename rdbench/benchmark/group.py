@@ -63,7 +63,7 @@ def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> Gr
     A failing method costs its own cell only. Raises InputError if another run is at work on the group.
     """
     first = specs[0]
-    with bench.store.lock(first.group_id, f"{first.dataset}/{category.name}, seed {first.seed}"):
+    with bench.store.locks.hold(first.group_id, f"{first.dataset}/{category.name}, seed {first.seed}"):
         specs = [spec for spec in specs if not bench.store.has(spec, with_model=bench.settings.keep_models)]
         return _run_locked(bench, category, specs) if specs else GroupOutcome()
 

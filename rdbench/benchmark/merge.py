@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from rdbench.benchmark.gallery import GALLERY
+from rdbench.benchmark.locks import MERGE, RUN
 from rdbench.benchmark.results import CellFailure, CellResult, Figure
-from rdbench.benchmark.store import FAILED, MERGE, RESULT, RUN, Store, open_store, read_predictions, read_result
+from rdbench.benchmark.store import FAILED, RESULT, Store, open_store, read_predictions, read_result
 from rdbench.errors import InputError
 
 SHOWN = 10
@@ -55,8 +56,8 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
             joined.add(directory, result)
     joined.refuse_conflicts()
     target = open_store(out, create=True)
-    with target.lock(MERGE, "a merge"):
-        target.refuse_beside(RUN)
+    with target.locks.hold(MERGE, "a merge"):
+        target.locks.refuse_beside(RUN)
         final = _Joined(equal=joined.equal)
         for directory, result in _cells(target):
             final.add(directory, result)

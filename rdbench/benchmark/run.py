@@ -13,12 +13,13 @@ from rdbench.benchmark.engines import Engine
 from rdbench.benchmark.engines.local import InProcess
 from rdbench.benchmark.engines.task import Task, TaskOutcome, run_task
 from rdbench.benchmark.evaluate import evaluate_cell
+from rdbench.benchmark.locks import MERGE, RUN
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.planning import Plan, Shard, make_plan
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec
 from rdbench.benchmark.status import progress_words
-from rdbench.benchmark.store import LOCKS, MERGE, RUN, WORK, Store
+from rdbench.benchmark.store import Store
 
 
 @dataclass
@@ -68,8 +69,8 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
             yield task
 
     name = f"{RUN}{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers may share name and number
-    with store.lock(name, progress_words(outcome.reused, 0, cells)) as tell:
-        store.refuse_beside(MERGE)
+    with store.locks.hold(name, progress_words(outcome.reused, 0, cells)) as tell:
+        store.locks.refuse_beside(MERGE)
         store.clear_up(name)
         _set_levels(plan, reporter)
         with (
@@ -80,7 +81,7 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
                 _note(outcome, task, came)
                 step.advance(len(task.specs), f"{len(outcome.failures)} failed" if outcome.failures else "")
                 tell(progress_words(len(outcome.finished), len(outcome.failures), cells))
-    (store.root / WORK / LOCKS / name).unlink(missing_ok=True)  # nobody else ever asks for it
+    (store.locks.directory / name).unlink(missing_ok=True)  # nobody else ever asks for it
     return outcome
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from rdbench.benchmark.locks import RUN, Holder
 from rdbench.benchmark.results import CellFailure, CellSpec, slug
-from rdbench.benchmark.store import CELLS, FAILED, LOCKS, RESULT, RUN, WORK, Holder, open_store, read_result
+from rdbench.benchmark.store import CELLS, FAILED, LOCKS, RESULT, WORK, open_store, read_result
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -62,8 +63,8 @@ class Status:
 def read_status(root: Path) -> Status:
     """What is going on in the store at `root`. Raises InputError if there is none."""
     store = open_store(root, create=False)
-    held, begun = list(store.held()), _begun(root)
-    now = {holder.name for holder in store.held()} | {holder.name for holder in held}
+    held, begun = list(store.locks.held()), _begun(root)
+    now = {holder.name for holder in store.locks.held()} | {holder.name for holder in held}
     runs = [holder for holder in held if holder.name.startswith(RUN)]
     groups = [holder for holder in held if not holder.name.startswith(RUN)]
     specs, damaged = _read(store.cells())

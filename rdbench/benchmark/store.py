@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
-import platform
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from os.path import isdir, isfile  # pathlib's raise where a name is too long
 from pathlib import Path
-from typing import IO
 
 from pydantic import ValidationError
 
 from rdbench.benchmark.gallery import GALLERY
-from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, Record, slug
+from rdbench.benchmark.locks import RUN, Locks
+from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, slug
 from rdbench.errors import InputError
 from rdbench.reading import read_bounded
 
@@ -34,23 +30,8 @@ CELLS = "cells"
 """Where cells lie on their way in; one that another replaces is aside there for a moment, with `BEFORE` at its end."""
 BEFORE = ".before"
 FAILED = ".failed"
-RUN, MERGE = "run-", "merge"
-"""How the locks of whole runs begin, and that of whoever wants the store alone is called: a merge, an evaluation. The
-others are of groups."""
-
-
 CELL = re.compile(r"-s\d+-[0-9a-f]{10}$")
 """How the names of cells' directories end."""
-
-
-class Holder(Record):
-    """Which process is at work on something in the store, and since when."""
-
-    name: str
-    what: str
-    pid: int
-    host: str
-    since: str
 
 
 @dataclass(frozen=True)
@@ -147,7 +128,7 @@ class Store:
         """
         # Before looking who is at work: a run that has begun since has nothing among them.
         left = sorted((self.root / WORK / CELLS).glob("*"))
-        if any(holder.name.startswith(RUN) and holder.name != mine for holder in self.held()):
+        if any(holder.name.startswith(RUN) and holder.name != mine for holder in self.locks.held()):
             return
         for path in left:
             if path.name.endswith(BEFORE) and (path / RESULT).is_file():
@@ -178,92 +159,16 @@ class Store:
         """Where the reason of a failed cell is kept."""
         return self.root / FAILED / f"{'-'.join(spec.path.parts)}.json"
 
-    @contextmanager
-    def lock(self, name: str, what: str = "") -> Iterator[Callable[[str], None]]:
-        """Hold the unfinished work of that name; the system lets go of it when the process ends, however it ends.
-
-        Yields a function that changes `what`, the words in which :meth:`held` tells others of the work.
-        Raises InputError if another process holds it, the file system has no locks, or nothing can be written there.
-        """
-        try:
-            opened = (self.work_directory(LOCKS) / name).open("ab+", buffering=0)
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {self.root / WORK}: {error.strerror}; mend that and run the same command again"
-            ) from error
-        with opened as file:
-            if not _locked(file, fcntl.LOCK_EX, patience=0.5):
-                raise InputError(
-                    f"another run is at work on this in {self.root}; run the same command again when it has ended"
-                )
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-
-            def tell(words: str) -> None:
-                note = Holder(name=name, what=words, pid=os.getpid(), host=platform.node(), since=since)
-                with suppress(OSError):  # a full disk, say: the lock itself is held all the same
-                    file.truncate(0)
-                    file.write(note.model_dump_json().encode())
-
-            tell(what)
-            yield tell
-
-    def held(self) -> Iterator[Holder]:
-        """Who holds which unfinished work at this moment."""
-        for path in sorted((self.root / WORK / LOCKS).glob("*")):
-            try:
-                file = path.open("rb")
-            except FileNotFoundError:  # a run that has ended meanwhile
-                continue
-            with file:
-                if _locked(file, fcntl.LOCK_SH, patience=0):
-                    continue
-                yield _holder(path)
-
-    def refuse_beside(self, kind: str) -> None:
-        """Raises InputError if another process holds a lock whose name begins with `kind`.
-
-        Whoever holds a lock of its own before it asks cannot be passed by one who does the same the other way round.
-        """
-        for holder in self.held():
-            if holder.name.startswith(kind):
-                who = "a run" if kind == RUN else holder.what or "a merge"
-                raise InputError(
-                    f"{who} is at work in {self.root} (process {holder.pid} on {holder.host}, since "
-                    f"{holder.since}); run the same command again when it has ended"
-                )
+    @property
+    def locks(self) -> Locks:
+        """Who is at work on what."""
+        return Locks(self.root / WORK / LOCKS)
 
     def work_directory(self, name: str) -> Path:
         """A directory for unfinished work; it survives a killed run and is removed when the work is done."""
         path = self.root / WORK / name
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-
-def _locked(file: IO[bytes], kind: int, patience: float) -> bool:
-    """Lock the file if that can be had within `patience` seconds; whoever reads who holds a lock holds it a moment."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.05)
-        except OSError as error:
-            raise InputError(
-                f"{file.name} cannot be locked: {error.strerror}; put --out on a file system that has flock"
-            ) from None
-
-
-def _holder(path: Path) -> Holder:
-    """What a lock file that is held says; looks again if it is in the middle of a change."""
-    for _ in range(10):
-        try:
-            return Holder.model_validate_json(path.read_bytes())
-        except ValidationError:
-            time.sleep(0.01)
-    return Holder(name=path.name, what="", pid=0, host="", since="")  # a full disk, say
 
 
 def refuse_within(out: Path) -> None:

@@ -90,7 +90,8 @@ def percentile_intervals(values: FloatArray, level: float = LEVEL) -> list[Inter
         ends[missing == 0] = np.quantile(values[missing == 0], at, axis=1).T
     for row in np.flatnonzero((missing > 0) & (missing < values.shape[1])):
         ends[row] = np.quantile(values[row][~np.isnan(values[row])], at)
-    return [Interval(low, high, left_out) for (low, high), left_out in zip(ends.tolist(), missing.tolist(), strict=True)]
+    found = zip(*ends.T.tolist(), missing.tolist(), strict=True)
+    return [Interval(low, high, left_out) for low, high, left_out in found]
 
 
 def bootstrap_interval(

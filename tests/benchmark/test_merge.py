@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from rdbench.benchmark.gallery import GALLERY
+from rdbench.benchmark.locks import MERGE
 from rdbench.benchmark.merge import Merged, merge_stores
 from rdbench.benchmark.results import CellFailure, Figure
-from rdbench.benchmark.store import FAILED, MERGE, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
+from rdbench.benchmark.store import FAILED, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
 from rdbench.errors import InputError
 from tests.command import Command
 from tests.made_up import make_cell, make_predictions, make_spec
@@ -90,7 +91,7 @@ def test_what_is_no_store_is_refused_and_an_empty_one_is_not(rdbench: Command, t
     assert f"{b} is no directory of results" in done.error()
     assert not c.exists()
     shutil.rmtree(b)
-    with open_store(b, create=True).lock("run-1"):
+    with open_store(b, create=True).locks.hold("run-1"):
         pass
     assert merge_stores([a, b], c) == Merged(copied=1, equal=0), "a shard may have no group"
 
@@ -185,11 +186,11 @@ def test_a_merge_and_a_run_keep_out_of_each_others_way(rdbench: Command, tmp_pat
     a, c = tmp_path / "a", tmp_path / "c"
     write(a, 0)
     store = open_store(c, create=True)
-    with store.lock("run-1", "0 of 1 cells done"):
+    with store.locks.hold("run-1", "0 of 1 cells done"):
         done = rdbench("merge", a, "--out", c)
         assert done.code == 2
         assert f"a run is at work in {c} (process {os.getpid()} on" in done.error()
-    with store.lock(MERGE, "a merge"):
+    with store.locks.hold(MERGE, "a merge"):
         assert "another run is at work" in rdbench("merge", a, "--out", c).error()
         done = rdbench(*TOY, "-m", "deterministic", "--out", c)
         assert done.code == 2
@@ -204,12 +205,12 @@ def test_an_evaluation_and_a_run_keep_out_of_each_others_way(rdbench: Command, t
     write(a, 0)
     store = open_store(a, create=False)
     [(_, before)] = store.results()
-    with store.lock("run-1", "0 of 1 cells done"):
+    with store.locks.hold("run-1", "0 of 1 cells done"):
         done = rdbench("evaluate", a, "--alpha", "0.3", "--no-intervals")
         assert done.code == 2
         assert f"a run is at work in {a} (process {os.getpid()} on" in done.error()
     assert [result for _, result in store.results()] == [before]
-    with store.lock(MERGE, "an evaluation"):
+    with store.locks.hold(MERGE, "an evaluation"):
         assert "another run is at work" in rdbench("evaluate", a).error()
         assert f"an evaluation is at work in {a}" in rdbench(*TOY, "-m", "deterministic", "--out", a).error()
     assert rdbench("evaluate", a, "--alpha", "0.3", "--no-intervals").code == 0

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from rdbench.benchmark.locks import Holder, Locks
 from rdbench.benchmark.results import CellFailure
 from rdbench.benchmark.status import read_status
-from rdbench.benchmark.store import FAILED, RESULT, Holder, Store, open_store
+from rdbench.benchmark.store import FAILED, RESULT, Store, open_store
 from rdbench.errors import InputError
 from tests.benchmark.test_engines import TOY
 from tests.benchmark.test_merge import write
@@ -32,7 +33,7 @@ def test_what_is_finished_failed_at_work_and_left_over_is_told(tmp_path: Path) -
     (runs / FAILED / "broken.json").write_text("{")
     store.work_directory("group-1-made-with-torch")
     store.work_directory("group-2-made-with-torch")
-    with store.lock("group-1", "toy/weave, seed 0"), store.lock("run-1") as tell:
+    with store.locks.hold("group-1", "toy/weave, seed 0"), store.locks.hold("run-1") as tell:
         tell("3 of 8 cells done, 1 failed")
         found = read_status(runs)
         lines = "\n".join(found.lines())
@@ -70,7 +71,7 @@ def test_a_killed_runs_work_is_left_over_once_a_run_with_other_threads_has_finis
     runs = tmp_path / "runs"
     store = open_store(runs, create=True)
     group = make_spec().group_id
-    with store.lock(group, "toy/grid, seed 0"):
+    with store.locks.hold(group, "toy/grid, seed 0"):
         work = store.work_directory(f"{group}-1-threads-CPU-2-8-0-0-1-0")
     begun = "begun and not finished: toy/grid, seed 0, with 1 thread; the same command goes on from there"
     assert begun in list(read_status(runs).lines())
@@ -102,15 +103,15 @@ def test_what_is_no_store_is_said_and_so_is_that_nothing_is_finished(rdbench: Co
 
 def test_a_group_that_begins_while_one_looks_is_not_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path, create=True)
-    looked, working = Store.held, ExitStack()
+    looked, working = Locks.held, ExitStack()
 
-    def held(self: Store) -> Iterator[Holder]:
+    def held(self: Locks) -> Iterator[Holder]:
         yield from looked(self)
         if not (tmp_path / ".work" / "group-1-made-with-torch").exists():
-            working.enter_context(store.lock("group-1", "toy/weave, seed 0"))
+            working.enter_context(store.locks.hold("group-1", "toy/weave, seed 0"))
             store.work_directory("group-1-made-with-torch")
 
-    monkeypatch.setattr(Store, "held", held)
+    monkeypatch.setattr(Locks, "held", held)
     with working:
         found = read_status(tmp_path)
         assert not found.begun + found.left

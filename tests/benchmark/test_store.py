@@ -146,12 +146,12 @@ def test_distinct_names_stay_distinct() -> None:
 
 
 def test_what_one_run_works_on_another_leaves_alone(store: Store) -> None:
-    with store.lock("group"):
-        with store.lock("another"):
+    with store.locks.hold("group"):
+        with store.locks.hold("another"):
             pass
-        with pytest.raises(InputError, match="another run is at work"), store.lock("group"):
+        with pytest.raises(InputError, match="another run is at work"), store.locks.hold("group"):
             pass
-    with store.lock("group"):
+    with store.locks.hold("group"):
         pass
 
 
@@ -159,10 +159,10 @@ def test_a_disk_that_fills_up_does_not_end_the_run_with_its_lock(store: Store) -
     """The note of who holds the lock is lost, nothing else."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with store.lock("group") as tell:
+        with store.locks.hold("group") as tell:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))  # as if there were room for 4 bytes
             tell("much further")
-            assert [holder.name for holder in store.held()] == ["group"]
+            assert [holder.name for holder in store.locks.held()] == ["group"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -186,7 +186,7 @@ def test_a_store_that_cannot_be_written_to_is_said(store: Store, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match="No space left on device; mend that"), store.lock("group"):
+    with pytest.raises(InputError, match="No space left on device; mend that"), store.locks.hold("group"):
         pass
 
 
@@ -195,7 +195,7 @@ def test_a_file_system_without_locks_is_named(store: Store, monkeypatch: pytest.
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(InputError, match="cannot be locked: No locks available"), store.lock("group"):
+    with pytest.raises(InputError, match="cannot be locked: No locks available"), store.locks.hold("group"):
         pass
 
 
@@ -242,10 +242,10 @@ def test_what_a_killed_run_left_on_its_way_in_is_cleared_up(
         with pytest.raises(KeyboardInterrupt):
             written(store, tmp_path)
     assert not directory.exists()
-    with store.lock("run-1"), store.lock("run-2"):
+    with store.locks.hold("run-1"), store.locks.hold("run-2"):
         store.clear_up("run-1")
         assert not directory.exists(), "it may be the other's"
-    with store.lock("run-1"):
+    with store.locks.hold("run-1"):
         store.clear_up("run-1")
     assert (directory / RESULT).read_bytes() == before
     assert not list((store.root / ".work" / "cells").iterdir())

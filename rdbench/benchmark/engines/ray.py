@@ -209,7 +209,8 @@ def _take(task: Task, share: tuple[int, float]) -> tuple[_Flight | None, str]:
     """The task with its group held, or why it cannot be."""
     lock = ExitStack()
     try:
-        lock.enter_context(open_store(task.parts[0].settings.out, create=True).lock(task.group_id, f"{task} (on Ray)"))
+        store = open_store(task.parts[0].settings.out, create=True)
+        lock.enter_context(store.locks.hold(task.group_id, f"{task} (on Ray)"))
     except InputError as error:
         return None, str(error)
     return _Flight(task, lock, share), ""
