@@ -127,7 +127,7 @@ def test_the_submission_of_the_real_tiles(rdbench: Command, tmp_path: Path) -> N
         pytest.skip(f"the ImageNet weights are not at {weights}")
     given = ("--root", root, "--weights", weights)
     done = rdbench(
-        "run", "-m", "deterministic", "--dataset", "mvtec_ad2", *given, "--backbone", "resnet18", "--image-size", "128",
+        "run", "-m", "deterministic", "--dataset", "mvtec_ad2", *given, "--backbone", "resnet18", "--image-size", "64",
         "--epochs", "1", "--out", tmp_path / "runs", "--keep-models",
     )  # fmt: skip
     assert done.code == 0, done.err

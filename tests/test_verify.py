@@ -38,8 +38,7 @@ def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         from tests.command import start
 
         patch.setenv("RDBENCH_CACHE", str(runs.parent / "cache"))
-        process = start("run", *RUN, "--dataset", "mvtec_ad2", "--root", root, "--out", runs)
-        assert process.wait(300) == 0
+        assert start("run", *RUN, "--dataset", "mvtec_ad2", "--root", root, "--out", runs).done().code == 0
     return runs
 
 
