@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +92,7 @@ def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> 
     group.sharing.trained = group.shared.trained
     bench.reporter.line(f"  {group.sharing}")
     if not failures:
-        shutil.rmtree(directory)
+        bench.store.remove_work(directory)
     return GroupOutcome(tuple(failures), group.sharing)
 
 

@@ -27,7 +27,8 @@ PREDICTIONS = "predictions.npz"
 WORK = ".work"
 LOCKS = "locks"
 CELLS = "cells"
-"""Where cells lie on their way in; one that another replaces is aside there for a moment, with `BEFORE` at its end."""
+"""Where cells lie on their way in, and work on its way out; a cell that another replaces is aside there for a moment,
+with `BEFORE` at its end."""
 BEFORE = ".before"
 FAILED = ".failed"
 CELL = re.compile(r"-s\d+-[0-9a-f]{10}$")
@@ -169,6 +170,12 @@ class Store:
         path = self.root / WORK / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def remove_work(self, directory: Path) -> None:
+        """Remove a directory of work that is done, out of its place in one step: whoever finds it finds all of it."""
+        away = self.work_directory(CELLS) / f"{directory.name}.{os.getpid()}"
+        directory.replace(away)
+        shutil.rmtree(away)
 
 
 def refuse_within(out: Path) -> None:

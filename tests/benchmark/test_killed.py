@@ -12,7 +12,7 @@ import pytest
 
 from rdbench.benchmark.store import Store
 from tests.benchmark.test_faults import command
-from tests.command import start
+from tests.command import Command, start
 from tests.same import predictions_of
 
 pytestmark = pytest.mark.long
@@ -59,6 +59,31 @@ def test_killed_at_fifty_random_moments(root: Path, tmp_path: Path) -> None:
     )
     assert figures == undisturbed
     assert spared > KILLS / 5, "finished cells were there to be spoilt"
+
+
+def test_interrupted_while_it_clears_up_it_leaves_nothing_half_removed_to_go_on_from(
+    rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take what is left of a fitted method for the whole."""
+    given = command(root, tmp_path, "-c", "vial", "--image-size", "32")
+    remove = shutil.rmtree
+
+    def interrupted(path: Path, **options: bool) -> None:
+        students = list(Path(path).glob("fitted/*/model/student.safetensors"))
+        if not students:
+            return remove(path, **options)
+        students[0].unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", interrupted)
+        assert rdbench(*given).code == 130
+    whole = predictions_of(tmp_path)
+    assert len(whole) == 2
+    for cell in whole:
+        remove(tmp_path / cell)
+    assert rdbench(*given).code == 0
+    assert predictions_of(tmp_path) == whole
 
 
 def test_ctrl_c_says_that_the_work_is_kept(root: Path, tmp_path: Path) -> None:
