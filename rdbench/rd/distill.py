@@ -2,6 +2,8 @@
 
     python -m rdbench.rd.distill --weights resnet18.pth --out embedded.safetensors --minutes 100
 
+It starts where :mod:`rdbench.rd.layerwise` ends, from layers that are fitted one by one.
+
 Reverse Distillation compares features by their cosine, so what has to survive is the angle between the features of
 different places. Each scale of the small network is asked for two things: that a linear map of its features gives
 back the teacher's (the map is thrown away), and that the cosines between places equal the teacher's. Both errors are
@@ -19,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import safetensors.torch
 import torch
@@ -31,9 +33,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rdbench.errors import InputError
 from rdbench.rd.embedded import EmbeddedNet
+from rdbench.rd.layerwise import fit_layers, linear_map
 from rdbench.rd.precision import autocast, resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
-from rdbench.rd.teacher import load_teacher
+from rdbench.rd.teacher import Teacher, load_teacher
 from rdbench.rd.textures import GROUP, draw
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,7 +66,8 @@ def main(
     steps: Annotated[int, typer.Option(help="Train for so many steps.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images per step, in fours.")] = 32,
     size: Annotated[int, typer.Option(help="Pixels of a drawn image's side.")] = 192,
-    learning_rate: float = 4e-3,
+    start_images: Annotated[int, typer.Option(help="Drawn images on which each layer is fitted at the start.")] = 512,
+    learning_rate: float = 1e-3,
     save_every: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 4,
     echo: Annotated[
         int, typer.Option(help="Steps per drawn batch: the others take one of the last sixteen again.")
@@ -89,17 +93,19 @@ def main(
     readouts = nn.ModuleList(
         nn.Conv2d(k, c, 1, bias=False) for k, c in zip(STUDENT_CHANNELS, TEACHER_CHANNELS, strict=True)
     ).to(device)
-    for readout in readouts.parameters():
-        nn.init.zeros_(readout)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    checkpoint = out.with_suffix(".checkpoint")
+    if not checkpoint.exists():
+        beginning = Drawings(batch_size, size, seed + 1, 0, device)
+        images = torch.cat([*itertools.islice(beginning, -(-start_images // batch_size))])
+        fit_from(teacher, network, readouts, (images.to(device) - mean) / std)
     average = AveragedModel(
         network,
         multi_avg_fn=get_ema_multi_avg_fn(0.99),  # type: ignore[no-untyped-call]
         use_buffers=True,
     )
     optimiser = torch.optim.AdamW([*network.parameters(), *readouts.parameters()], weight_decay=0.02)
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
-    checkpoint = out.with_suffix(".checkpoint")
     parts: dict[str, Any] = {"network": network, "readouts": readouts, "average": average, "optimiser": optimiser}
     step, before = 0, 0.0
     if checkpoint.exists():
@@ -154,6 +160,15 @@ def main(
             save()
             last_save = time.monotonic()
     save()
+
+
+@torch.no_grad()
+def fit_from(teacher: Teacher, network: EmbeddedNet, readouts: nn.ModuleList, images: Tensor) -> None:
+    """Set the weights that training starts from, on normalised images (N, 3, H, W)."""
+    fit_layers(network.eval(), teacher.network, images)
+    some = images[:128]
+    for readout, features, wanted in zip(cast("Any", readouts), network(some), teacher(some), strict=True):
+        readout.weight.copy_(linear_map(features, wanted))
 
 
 def scale_errors(features: Tensor, rebuilt: Tensor, wanted: Tensor) -> Tensor:

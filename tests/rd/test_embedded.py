@@ -9,10 +9,13 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file
+from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdbench.rd.distill import main
 from rdbench.rd.embedded import EmbeddedNet
+from rdbench.rd.layerwise import fit_layers, linear_map
+from rdbench.rd.teacher import ResNetPyramid
 from rdbench.rd.textures import FAMILIES, GROUP, Dice, draw
 
 WEIGHTS = files("rdbench.rd") / "embedded.safetensors"
@@ -101,11 +104,39 @@ def test_drawn_images_are_pictures_and_a_function_of_the_seed():
     assert not torch.equal(images, drawn(8, 8, 64))
 
 
+def test_a_linear_map_is_found_again():
+    generator = torch.Generator().manual_seed(0)
+    features, planted = torch.rand(4, 6, 8, 8, generator=generator), torch.randn(9, 6, 1, 1, generator=generator)
+    found = linear_map(features, conv2d(features, planted))
+    torch.testing.assert_close(found, planted, rtol=0, atol=0.02)  # the ridge's share
+
+
+def test_fitted_layers_follow_the_network_they_are_fitted_to():
+    """On images that they were not fitted on, beyond what the random weights of a new network give."""
+    torch.manual_seed(0)
+    resnet = ResNetPyramid("resnet18").eval()
+    images, others = (torch.cat([drawn(seed, 16, 64) for seed in seeds]) for seeds in ((0, 1), (2,)))
+    fitted, unfitted = EmbeddedNet().eval(), EmbeddedNet().eval()
+    fit_layers(fitted, resnet, images)
+    assert all(value.isfinite().all() for value in fitted.state_dict().values())
+    with torch.no_grad():
+        pyramids = [(network(images), network(others)) for network in (fitted, unfitted, resnet)]
+        errors = [
+            [
+                float((conv2d(other, linear_map(seen, wanted)) - asked).square().mean() / asked.var())
+                for seen, other, wanted, asked in zip(*pyramid, *pyramids[2], strict=True)
+            ]
+            for pyramid in pyramids[:2]
+        ]
+    for after, before in zip(*errors, strict=True):
+        assert after < 0.7 * before
+
+
 def test_the_recipe_runs_and_goes_on_where_it_stopped(tmp_path):
     torch.manual_seed(0)
     weights, out = tmp_path / "resnet18.pth", tmp_path / "small.safetensors"
     torch.save(torchvision.models.resnet18().state_dict(), weights)
-    settings = {"batch_size": 8, "size": 64, "workers": 0, "device": "cpu"}
+    settings = {"batch_size": 8, "size": 64, "workers": 0, "device": "cpu", "start_images": 8}
     main(weights, out, steps=1, **settings)
     first = out.read_bytes()
     main(weights, out, steps=2, **settings)
