@@ -174,6 +174,7 @@ class Store:
     def remove_work(self, directory: Path) -> None:
         """Remove a directory of work that is done, out of its place in one step: whoever finds it finds all of it."""
         away = self.work_directory(CELLS) / f"{directory.name}.{os.getpid()}"
+        shutil.rmtree(away, ignore_errors=True)  # of a killed process of the same number, as containers have them
         directory.replace(away)
         shutil.rmtree(away)
 

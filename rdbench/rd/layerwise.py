@@ -44,8 +44,8 @@ def fit_layers(network: EmbeddedNet, resnet: Any, images: Tensor) -> None:
     for stage, layer in zip(stages, layers, strict=True):
         kept = _spanning(_over(layer, wanted), stage[-1].conv2.out_channels)
         for block, its in zip(stage, layer, strict=True):
-            _fit_block(block, its, features, wanted, kept)
-            features, wanted = _over(block, features), _over(its, wanted)
+            wanted = _fit_block(block, its, features, wanted, kept)
+            features = _over(block, features)
 
 
 def linear_map(features: Tensor, wanted: Tensor) -> Tensor:
@@ -54,8 +54,11 @@ def linear_map(features: Tensor, wanted: Tensor) -> Tensor:
     return _least_squares([(features, point)], wanted, with_bias=False)[0][0]
 
 
-def _fit_block(block: Any, its: Any, features: Tensor, wanted: Tensor, kept: Tensor) -> None:
-    """Fit a residual block, which gets `features`, to the channels `kept` of ResNet18's, which gets `wanted`."""
+def _fit_block(block: Any, its: Any, features: Tensor, wanted: Tensor, kept: Tensor) -> Tensor:
+    """Fit a residual block, which gets `features`, to the channels `kept` of ResNet18's, which gets `wanted`.
+
+    Returns what ResNet18's puts out.
+    """
     inner = _over(lambda x: its.bn1(its.conv1(x)), wanted)
     weight = its.conv2.weight.square().sum((0, 2, 3)).sqrt()
     chosen = _spanning(inner.relu() * weight.view(-1, 1, 1), block.conv1.out_channels)
@@ -63,14 +66,16 @@ def _fit_block(block: Any, its: Any, features: Tensor, wanted: Tensor, kept: Ten
     _set(block.conv1, block.bn1, kernels[0], bias, features)
     hidden = _over(lambda x: block.bn1(block.conv1(x)).relu(), features)
     shortcut = its.downsample or nn.Identity()
-    total = _over(lambda x: its.bn2(its.conv2(x.relu())), inner).add_(_over(shortcut, wanted))[:, kept]
+    total = _over(lambda x: its.bn2(its.conv2(x.relu())), inner).add_(_over(shortcut, wanted))
+    asked = total[:, kept]
     if block.downsample is None:
-        kernels, bias = _least_squares([(hidden, block.conv2)], total - features)
+        kernels, bias = _least_squares([(hidden, block.conv2)], asked - features)
     else:
         convolution, norm = block.downsample
-        kernels, bias = _least_squares([(hidden, block.conv2), (features, convolution)], total)
+        kernels, bias = _least_squares([(hidden, block.conv2), (features, convolution)], asked)
         _set(convolution, norm, kernels[1], torch.zeros_like(bias), features)
     _set(block.conv2, block.bn2, kernels[0], bias, hidden)
+    return total.relu_()
 
 
 def _over(layer: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from rdbench.metrics.statistics import (
     paired_tests,
     part_weights,
     percentile_interval,
+    percentile_intervals,
     proportion_interval,
     rank_intervals,
     wilson_interval,
@@ -91,6 +92,16 @@ def test_bootstrap_interval_agrees_with_a_loop_over_copied_images():
     )
     values = [detection.auroc(np.repeat(labels, w), np.repeat(scores, w)) for w in part_weights(parts, 300, seed=4)]
     assert (found.low, found.high) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-9)
+
+
+def test_the_intervals_of_many_rows_are_those_of_each_row():
+    values = np.round(np.random.default_rng(3).random((5, 200)), 2)
+    values[1, :30], values[3] = math.nan, math.nan
+    for found, row in zip(percentile_intervals(values, 0.9), values, strict=True):
+        defined = row[~np.isnan(row)]
+        low, high = np.percentile(defined, [5, 95]) if len(defined) else (math.nan, math.nan)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12, nan_ok=True)
+        assert found.undefined == len(row) - len(defined)
 
 
 def test_undefined_resamples_are_left_out_and_counted():

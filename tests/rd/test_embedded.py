@@ -4,6 +4,7 @@ import json
 import struct
 import sys
 from importlib.resources import files
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,6 +110,23 @@ def test_a_linear_map_is_found_again():
     features, planted = torch.rand(4, 6, 8, 8, generator=generator), torch.randn(9, 6, 1, 1, generator=generator)
     found = linear_map(features, conv2d(features, planted))
     torch.testing.assert_close(found, planted, rtol=0, atol=0.02)  # the ridge's share
+
+
+def test_a_network_of_the_same_shape_is_found_again():
+    """On images that it was not fitted on; all channels are kept, so that only the ridge is between them."""
+    torch.manual_seed(0)
+    planted, found = EmbeddedNet().eval(), EmbeddedNet().eval()
+    for norm in (module for module in planted.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.bias.data.normal_()
+    convolution, norm, _, pool = planted.stem
+    layers = {"layer1": planted.fine, "layer2": planted.middle, "layer3": planted.coarse}
+    images, others = torch.randn(48, 3, 64, 64), torch.randn(4, 3, 64, 64)
+    fit_layers(found, SimpleNamespace(conv1=convolution, bn1=norm, maxpool=pool, **layers), images)
+    with torch.no_grad():
+        for scale, wanted in zip(found(others), planted(others), strict=True):
+            error = float((scale - wanted).square().mean() / wanted.var())
+            assert error < 1e-4
 
 
 def test_fitted_layers_follow_the_network_they_are_fitted_to():
