@@ -227,7 +227,8 @@ def test_every_value_is_used_or_refused_by_name(rdbench: Command, inside: Path, 
         path.write_bytes(content)
     assert done.code in (0, 1, 2, 3), done.err
     if done.code == 2:
-        forms = {value, repr(value), repr(value)[1:-1], str(Path(value)), *re.split(r"[:,=./]", value)}
+        forms = {value, repr(value), repr(value)[1:-1], str(Path(value))}
+        forms |= {piece for piece in re.split(r"[:,=./]", value) if len(piece) > 2}  # a letter is in any message
         names = (forms | {parameter.flag, parameter.name, parameter.name.upper(), STUB}) - {""}
         assert any(squeezed(name) in squeezed(done.err) for name in names), done.err
     places = [given[name] for name in WRITTEN if name in given]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trees.mvtec_ad(tmp_path_factory.mktemp("sound"), train=12)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_names_are_used_or_refused(
     rdbench: Command, inside: Path, sound: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
@@ -97,18 +96,19 @@ def test_names_are_used_or_refused(
         for part in ("test", "ground_truth"):
             (folder / part / "crack").rename(folder / part / defect)
         folder.rename(folder.with_name(category))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return  # no file can be called so here
+    hidden = any(name.startswith(".") for name in given)  # left aside by a run, said by verify
     checked = rdbench("datasets", "verify", "folder", "--root", "data")
     done = rdbench("run", "-m", "deterministic", "--dataset", "folder", "--root", "data", *QUICK)
     if done.code == 0:
-        assert checked.code == 0, checked.out
+        assert checked.code == 0 or (hidden and "belongs to no split" in checked.out), checked.out
         assert not any(UNSAYABLE.search(name) for name in given)
         assert rdbench("report", "runs", "--out", "site").code == 0
         assert rdbench("verify", "runs", "--cells", "0").code == 0
     else:
         assert (done.code, checked.code) in ((2, 1), (2, 2)), done.err
         named = any(name in done.err or repr(name)[1:-1] in done.err for name in given)
-        assert named or re.search(r"\bdata\b", done.err), done.err
+        assert named or (hidden and "root data holds no category" in done.err), done.err
     assert set(os.listdir(inside)) <= {"data", "runs", "site"}
     assert sorted(set(os.listdir(inside.parent)) - {"cache"}) == ["inside"]
