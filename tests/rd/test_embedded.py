@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdbench.rd.distill import main
+from rdbench.rd.distill import MEAN, STD, Drawings, main
 from rdbench.rd.embedded import EmbeddedNet
 from rdbench.rd.layerwise import fit_layers, linear_map
-from rdbench.rd.teacher import ResNetPyramid
+from rdbench.rd.teacher import ResNetPyramid, load_teacher
 from rdbench.rd.textures import FAMILIES, GROUP, Dice, draw
 
 WEIGHTS = files("rdbench.rd") / "embedded.safetensors"
@@ -150,13 +150,19 @@ def test_fitted_layers_follow_the_network_they_are_fitted_to():
         assert after < 0.7 * before
 
 
-def test_the_recipe_runs_and_goes_on_where_it_stopped(tmp_path):
+def test_the_recipe_begins_at_the_fit_and_goes_on_where_it_stopped(tmp_path):
     torch.manual_seed(0)
     weights, out = tmp_path / "resnet18.pth", tmp_path / "small.safetensors"
     torch.save(torchvision.models.resnet18().state_dict(), weights)
     settings = {"batch_size": 8, "size": 64, "workers": 0, "device": "cpu", "start_images": 8}
     main(weights, out, steps=1, **settings)
     first = out.read_bytes()
+    fitted = EmbeddedNet().eval()
+    images = next(iter(Drawings(8, 64, 1, 0, "cpu")))
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    fit_layers(fitted, load_teacher("resnet18", weights, torch.device("cpu")).network, (images - mean) / std)
+    for name, parameter in fitted.named_parameters():
+        torch.testing.assert_close(load_file(out)[name].float(), parameter.data, rtol=1e-3, atol=1e-4, msg=name)
     main(weights, out, steps=2, **settings)
     assert out.read_bytes() != first
     assert torch.load(out.with_suffix(".checkpoint"), weights_only=True)["step"] == 2
