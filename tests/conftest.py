@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rdbench.rd.runtime import share_cores
 from tests.command import Command, in_process
 
 share_cores()  # before any test imports torch
+
+# The same examples every time, so that red means the change; `--hypothesis-profile random` tries others.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,7 +33,7 @@ from tests.test_fuzz import damaged, mutate
 pytestmark = pytest.mark.long
 
 fuzz = settings(
-    max_examples=60, deadline=None,
+    max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )  # fmt: skip
 

@@ -75,7 +75,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trees.mvtec_ad(tmp_path_factory.mktemp("sound"), train=12)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(NAMES, min_size=5, max_size=5))
 @example(names=["-rf", ".x", "-rf", "-rf", "a\nb"])
 def test_names_are_used_or_refused(
