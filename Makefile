@@ -27,8 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/rdbench run --method $(METHODS) --dataset toy --epochs 5 --shift lighting:3 \
-		-o deep_ensemble.members=3 -o mc_dropout.samples=10 --out $(DEMO)/runs
+	$(BIN)/rdbench run --method $(METHODS) --dataset toy --category twill --category flange --image-size 128 \
+		--epochs 5 --shift lighting:3 -o deep_ensemble.members=3 -o mc_dropout.samples=10 --out $(DEMO)/runs
 	$(BIN)/rdbench leaderboard --runs $(DEMO)/runs --out $(DEMO)/site
 	@echo "Open $(CURDIR)/$(DEMO)/site/index.html"
 
