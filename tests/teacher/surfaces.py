@@ -5,8 +5,8 @@
     rdbench run --dataset mvtec_ad --root DIR --method deterministic --epochs 10 --seed 0 --seed 1 --seed 2 \\
         --backbone resnet18 --weights resnet18.pth        # and again: --backbone embedded, --weights random
 
-Four photographs that come with scikit-image, 512 px wide. Training, validation and test images are crops of their left
-and of their right half, so no test pixel was seen in training. Each defect lies inside its crop, with graded contrast.
+Six photographs that come with scikit-image. Training, validation and test images are crops of their left and of their
+right half, so no test pixel was seen in training. Each defect lies inside its crop, with graded contrast.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-SURFACES = {"brick": "brick", "grass": "grass", "gravel": "gravel", "ihc": "immunohistochemistry"}
+SURFACES = {
+    "brick": "brick",
+    "grass": "grass",
+    "gravel": "gravel",
+    "ihc": "immunohistochemistry",
+    "moon": "moon",
+    "page": "page",
+}
 """By category, what skimage.data calls it."""
 SIDE, SIZE = 160, 256
-NORMAL, NORMAL_TEST, EACH = 80, 40, 8
+NORMAL, NORMAL_TEST, EACH = 80, 100, 20
 Pixels = NDArray[np.float64]
 
 
@@ -81,7 +88,7 @@ def main() -> None:
     for seed, (name, read) in enumerate(SURFACES.items()):
         rng = np.random.default_rng(seed)
         photo = np.atleast_3d(getattr(skimage.data, read)())[..., :3] / 255 * np.ones(3)
-        upright = name == "brick"
+        upright = name in ("brick", "page")
         for i in range(NORMAL):
             save(crop(photo, rng, False, upright), root / f"{name}/train/good/{i:03d}.png")
         for i in range(NORMAL_TEST):
