@@ -28,7 +28,6 @@ PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 METHOD = '''"""Next to no work, so that what is measured is the benchmark's own."""
 from dataclasses import dataclass
-from itertools import pairwise
 from rdbench.protocol import Prediction
 
 @dataclass
@@ -89,7 +88,7 @@ def check_steady(looks: Sequence[Look]) -> None:
     ]
     most = [max(look.megabytes for look in quarter) for quarter in quarters]
     assert min(later - earlier for earlier, later in pairwise(most)) < 12.5, most
-    assert most[-1] - most[0] < 100, most
+    assert most[-1] - most[0] < 50, most
     files = [min(look.files for look in quarter) for quarter in quarters]
     assert files[-1] <= files[0] + 2, "less than one per group; what is open for a moment comes and goes"
 

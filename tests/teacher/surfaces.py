@@ -28,6 +28,8 @@ SURFACES = {
     "page": "page",
 }
 """By category, what skimage.data calls it."""
+UPRIGHT = ("brick", "page")
+"""Those that have an up and a down, and are not turned."""
 SIDE, SIZE = 160, 256
 NORMAL, NORMAL_TEST, EACH = 80, 100, 20
 Pixels = NDArray[np.float64]
@@ -88,7 +90,7 @@ def main() -> None:
     for seed, (name, read) in enumerate(SURFACES.items()):
         rng = np.random.default_rng(seed)
         photo = np.atleast_3d(getattr(skimage.data, read)())[..., :3] / 255 * np.ones(3)
-        upright = name in ("brick", "page")
+        upright = name in UPRIGHT
         for i in range(NORMAL):
             save(crop(photo, rng, False, upright), root / f"{name}/train/good/{i:03d}.png")
         for i in range(NORMAL_TEST):
