@@ -58,7 +58,9 @@ def twill(rng: Generator, light: float) -> Scene:
             return inside(edge), 0.15 * surface
         if kind == "stain":
             edge = blob(rng, x, y, rng.uniform(16, 26))
-            return np.clip(edge / 10, 0, 1), surface * colour((0.62, 0.52, 0.36))
+            # What dries leaves most of itself along the border.
+            rim = np.exp(-(((edge - 3) / 2) ** 2))
+            return inside(edge / 2), surface * colour((0.62, 0.52, 0.36)) * (1 - 0.45 * rim)
         thread = weft[int(y), int(x)]
         length = rng.uniform(4, 10)
         along = np.clip((length - np.abs(warp_at - warp_at[int(y), int(x)])) * 2, 0, 1)
