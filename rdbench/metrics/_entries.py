@@ -146,6 +146,16 @@ def _selective() -> list[Metric]:
             "area under (coverage, errors kept / n): the selective figure to lead with",
             "Traub et al. 2024",
         ),
+        Metric(
+            "augrc_saved",
+            "selective",
+            "higher",
+            "difference",
+            "augrc_margin minus augrc: above 0 the uncertainty is worth more than the free one",
+            _RDBENCH,
+            _ORDERS,
+            _NO_FAILURE,
+        ),
         row("aurc", "lower", "mean over k = 1..n of the error rate among the k least uncertain", _GEIFMAN),
         row(
             "e_aurc", "lower", "aurc minus the best aurc for as many errors among as many images", "Geifman et al. 2019"

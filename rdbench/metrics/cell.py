@@ -105,7 +105,7 @@ def cell_bootstrap(
 def cell_replicates(
     sample: Sample, parts: ArrayLike, *, strata: ArrayLike | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, FloatArray]:
-    """(R,) values of every figure in resamples over parts; feeds `statistics.aggregate_interval` too."""
+    """(R,) values of every figure in resamples over parts; feeds `statistics.aggregate_intervals` too."""
     weights = part_weights(parts, resamples, seed, strata)
     same_length(labels=sample.labels, parts=weights[0])
     rows = max(1, _WORK // weights.shape[1])
@@ -152,6 +152,7 @@ def _selective(sample: Sample, weights: NDArray[np.int64] | None) -> dict[str, F
         figures.update({name + suffix: row for suffix, row in zip(keys, rows, strict=True)})
 
     add("augrc", [selective.augrc_of(r) for r in by_error])
+    figures["augrc_saved"] = figures["augrc_margin"] - figures["augrc"]
     add("aurc", [selective.aurc_of(r) for r in by_error])
     add("e_aurc", [selective.e_aurc_of(r) for r in by_error])
     add("failure_auroc", [detection.auroc_of(r) for r in by_error])

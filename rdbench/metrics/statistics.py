@@ -143,27 +143,6 @@ def proportion_interval(outcomes: ArrayLike, parts: ArrayLike, level: float = LE
     return wilson_interval(p * effective, effective, level)
 
 
-def aggregate_interval(
-    values: ArrayLike,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    over_categories: bool = False,
-    level: float = LEVEL,
-) -> Interval:
-    """Interval of the mean over categories of the mean over seeds.
-
-    values: (C, S) one figure per category and seed, or (C, S, R) its resamples over parts, whose r-th go
-    together. Seeds are drawn with replacement within each category. The categories stand as they are,
-    being the benchmark itself; `over_categories` draws them too, for a statement about other categories.
-    A cell that is `nan` is never drawn; a category of such cells only is left out.
-    """
-    cells = _cells("values", values)
-    return aggregate_intervals(
-        cells[None], resamples=resamples, seed=seed, over_categories=over_categories, level=level
-    )[0]
-
-
 def aggregate_intervals(
     values: ArrayLike,
     *,
@@ -172,11 +151,17 @@ def aggregate_intervals(
     over_categories: bool = False,
     level: float = LEVEL,
 ) -> list[Interval]:
-    """`aggregate_interval` of each of many methods (M, C, S, R), R resamples or 1; to the last bit the same.
+    """Each method's interval of the mean over categories of the mean over seeds.
 
-    Methods that lack the same cells are drawn together, which is faster.
+    values: (M, C, S, R), per method, category and seed one figure (R = 1) or its resamples over parts, whose r-th go
+    together. Seeds are drawn with replacement within each category. The categories stand as they are,
+    being the benchmark itself; `over_categories` draws them too, for a statement about other categories.
+    A cell that is `nan` is never drawn; a category of such cells only is left out. Methods that lack the same cells
+    are drawn together, which is faster.
     """
     cells = np.asarray(values, dtype=np.float64)
+    if cells.ndim != 4 or cells.size == 0:
+        raise ValueError(f"values: (methods, categories, seeds, resamples) expected, got {cells.shape}")
     if cells.shape[3] > 1:
         resamples = cells.shape[3]
     together: dict[bytes, list[int]] = {}
@@ -235,7 +220,7 @@ def rank_intervals(
 ) -> dict[str, RankInterval]:
     """The rank of each method by its mean over categories and seeds, and the interval of that rank.
 
-    values: per method (C, S), or (C, S, R) resamples, as in `aggregate_interval`; each resample draws
+    values: per method (C, S), or (C, S, R) resamples, as in `aggregate_intervals`; each resample draws
     the same categories and seeds for all methods. A cell that is `nan` for one method is left out for all.
     """
     cells = np.stack([_cells(name, array) for name, array in values.items()])

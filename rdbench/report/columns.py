@@ -28,6 +28,7 @@ TITLES = {
     "failures": "Failures",
     "error_rate": "Error rate",
     "augrc": "AUGRC",
+    "augrc_saved": "AUGRC saved",
     "aurc": "AURC",
     "e_aurc": "E-AURC",
     "failure_auroc": "Failure AUROC",
@@ -56,7 +57,6 @@ TITLES = {
     "peak_memory_mb": "Memory MB",
     "image_auroc_shifted": "AUROC shifted",
     "image_auroc_lightings": "AUROC other lights",
-    "augrc_saved": "AUGRC saved",
     "train_ratio": f"Training {TIMES}",
     "inference_ratio": f"Inference {TIMES}",
     "memory_ratio": f"Memory {TIMES}",
@@ -69,11 +69,6 @@ DERIVED = {
         Metric(
             "image_auroc_lightings", "detection", "higher", "fraction",
             "image_auroc, mean over the real lightings but the regular one, which training saw", "rdbench",
-        ),
-        Metric(
-            "augrc_saved", "derived", "higher", "difference",
-            "augrc of the threshold margin minus augrc, on the same predictions: above 0 the method's uncertainty is "
-            "worth more than the free one", "rdbench",
         ),
         Metric(
             "train_ratio", "derived", "lower", "ratio",

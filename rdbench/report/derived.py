@@ -31,27 +31,18 @@ def derive(
 ) -> None:
     """Fill in the figures of `DERIVED` but the ratios, cell by cell; NaN where what they need is missing.
 
-    The interval of a mean over conditions is the mean of theirs, which share the parts. That of what is saved takes
-    the margin and the method as independent (variance estimates recovery), which is cautious: they share the images.
+    The interval of a mean over conditions is the mean of theirs, which share the parts.
     """
-    missing = np.full(value.shape[:-1], np.nan)
-
-    def figure(name: str, of: FloatArray = value) -> FloatArray:
-        return of[..., metric_at[name]] if name in metric_at else missing
-
+    if "image_auroc" not in metric_at:
+        return
     measured = is_measured(value)
     shifts = [":" in name for name in conditions]
     lights = [is_lighting(name) and name != REGULAR for name in conditions]
     for name, chosen in (("image_auroc_shifted", shifts), ("image_auroc_lightings", lights)):
         every = measured[..., chosen].all(axis=3)
         for array in (value, low, high):
-            mean = np.where(every, nan_mean(figure("image_auroc", array)[..., chosen], 3), np.nan)
+            mean = np.where(every, nan_mean(array[..., chosen, metric_at["image_auroc"]], 3), np.nan)
             array[..., metric_at[name]] = mean[..., None]
-    margin, own, at = figure("augrc_margin"), figure("augrc"), metric_at["augrc_saved"]
-    value[..., at] = saved = margin - own
-    below = np.hypot(margin - figure("augrc_margin", low), figure("augrc", high) - own)
-    above = np.hypot(figure("augrc_margin", high) - margin, own - figure("augrc", low))
-    low[..., at], high[..., at] = (np.where(saved == 0, 0.0, saved + by) for by in (-below, above))
 
 
 def derive_ratios(

@@ -9,7 +9,6 @@ import numpy as np
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import title, written, written_interval
 from rdbench.report.entries import Source
-from rdbench.report.margin import Saved, saved_over_margin
 from rdbench.report.means import Mean
 from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import pick_conditions
@@ -17,17 +16,23 @@ from rdbench.report.standings import LEAD
 from rdbench.report.tables import NOT_THE_SAME, WITH_MARGIN
 
 COLUMNS = (
-    "image_auroc", "failures", "augrc", "aurc", "failure_auroc", "errors_caught_10", "ece", "false_alarm_gap",
-    "train_ratio", "inference_ratio", "gflop",
+    "image_auroc", "failures", "augrc", "augrc_saved", "aurc", "failure_auroc", "errors_caught_10", "ece",
+    "false_alarm_gap", "train_ratio", "inference_ratio", "gflop",
 )  # fmt: skip
-WITH_INTERVAL = ("image_auroc", "augrc")
-SAVED = "AUGRC saved over the margin"
+SAVED = "augrc_saved"
+WITH_INTERVAL = ("image_auroc", "augrc", SAVED)
+BETTER = "Better than the margin (the interval lies above 0)"
+SAME = "The same as the margin"
+UNDECIDED = "Cannot be told from the margin"
+WORSE = "Worse than the margin"
+NO_FAILURES = "No failures to rank"
+NOT_EVALUATED = "Not known, their figures are of an older rdbench (`rdbench evaluate` computes them)"
 
 
 def markdown(sources: Sequence[Source], conditions: Sequence[str] = ()) -> str:
     """One table per ranking and condition, by AUGRC: `COLUMNS`, and whether each method beats the threshold margin.
 
-    Raises InputError for an unknown condition or predictions that cannot be used.
+    Raises InputError for an unknown condition.
     """
     rankings = make_rankings(sources)
     under = pick_conditions(rankings, conditions)
@@ -46,10 +51,7 @@ def _table(ranking: Ranking, k: int) -> str:
     lead = mean.value[:, k, ranking.metrics.index(LEAD)]
     methods = sorted(ranking.rows(k), key=lambda m: (bool(ranking.share(m, k)), np.nan_to_num(lead[m], nan=np.inf)))
     named = {m: f"`{ranking.methods[m]}`" + (f" ({s})" if (s := ranking.share(m, k)) else "") for m in methods}
-    saved = {m: saved_over_margin(ranking, m, condition) for m in methods}
     head = [title(name) + (" (margin)" if name in (*WITH_MARGIN, "errors_caught_10") else "") for name in columns]
-    at = columns.index(LEAD) + 1
-    head.insert(at, SAVED)
     lines = [
         f"**{ranking.title} \N{MIDDLE DOT} {condition}**",
         "",
@@ -58,38 +60,31 @@ def _table(ranking: Ranking, k: int) -> str:
     ]
     for m in methods:
         cells = [_figure(ranking, mean, m, k, name) for name in columns]
-        cells.insert(at, _saved(saved[m]))
         lines.append(f"| {named[m]} | {' | '.join(cells)} |")
     reference = ranking.reference(k)
     for control in CONTROLS:
-        cells = [_control(ranking, mean, reference, k, name, control) for name in columns]
-        cells.insert(at, "")
+        cells = [_mean(ranking, mean, reference, k, f"{name}_{control}") for name in columns]
         lines.append(f"| {'chance' if control == 'random' else control} | {' | '.join(cells)} |")
     caveat = [f"{ranking.unattained}.", ""] if ranking.unattained else []
     caveat += [NOT_THE_SAME, ""] if any(ranking.share(m, k) for m in methods) else []
-    lines += ["", *caveat, *_verdicts(named, saved), ""]
+    groups: dict[str, list[str]] = {said: [] for said in (BETTER, SAME, UNDECIDED, WORSE, NO_FAILURES)}
+    for m in methods:
+        groups.setdefault(_verdict(ranking, mean, m, k), []).append(named[m])
+    lines += ["", *caveat, *(f"- {said}: {', '.join(names) or 'none'}." for said, names in groups.items()), ""]
     return "\n".join(lines)
 
 
-def _verdicts(named: dict[int, str], saved: dict[int, Saved]) -> list[str]:
-    words = {
-        "better": "Better than the margin (the interval lies above 0)",
-        "as good": "The same as the margin",
-        "cannot be told": "Cannot be told from the margin",
-        "worse": "Worse than the margin",
-        "no failures": "No failures to rank",
-    }
-    lines = []
-    for verdict, said in words.items():
-        names = [named[m] for m, found in saved.items() if found.verdict == verdict]
-        lines.append(f"- {said}: {', '.join(names) or 'none'}.")
-    return lines
-
-
-def _saved(saved: Saved) -> str:
-    if np.isnan(saved.value):
-        return saved.verdict
-    return f"{saved.value:+.3f} ({saved.low:+.3f} to {saved.high:+.3f})"
+def _verdict(ranking: Ranking, mean: Mean, m: int, k: int) -> str:
+    """Whether the method's uncertainty beats the margin, in words."""
+    if SAVED not in ranking.metrics:
+        return NOT_EVALUATED
+    f = ranking.metrics.index(SAVED)
+    low, high = float(mean.low[m, k, f]), float(mean.high[m, k, f])
+    if np.isnan(mean.value[m, k, f]):
+        return NO_FAILURES if ranking.why_undefined(m, k, f) else NOT_EVALUATED
+    if low > 0:
+        return BETTER
+    return WORSE if high < 0 else SAME if low == high == 0 else UNDECIDED
 
 
 def _mean(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> str:
@@ -108,7 +103,3 @@ def _figure(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> str:
     if margin := _mean(ranking, mean, m, k, f"{name}_margin"):
         text += f" ({margin})"
     return text
-
-
-def _control(ranking: Ranking, mean: Mean, m: int, k: int, name: str, control: str) -> str:
-    return _mean(ranking, mean, m, k, f"{name}_{control}")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def test_each_figure_is_that_of_the_plain_function():
         assert found["risk_at_80" + suffix] == pytest.approx(selective.risk_at_coverage(s.errors, u, 0.8))
         assert found["coverage_at_risk_5" + suffix] == pytest.approx(selective.coverage_at_risk(s.errors, u, 0.05))
         assert found["errors_caught_10" + suffix] == pytest.approx(selective.errors_caught(s.errors, u, 0.1))
+    assert found["augrc_saved"] == found["augrc_margin"] - found["augrc"]
     cost = selective.expected_cost(s.labels, s.decisions, s.uncertainty, s.costs, 0.1)
     assert found["expected_cost_10"] == pytest.approx(cost)
     assert found["expected_cost_10_oracle"] <= cost
@@ -64,6 +66,16 @@ def test_intervals_hold_the_figures_and_proportions_have_wilsons():
     assert {"failures", "prevalence", "ece"}.isdisjoint(intervals)
     for name, interval in intervals.items():
         assert interval.low - 1e-12 <= found[name] <= interval.high + 1e-12, name
+
+
+def test_what_is_saved_has_the_interval_of_a_difference_on_the_same_parts():
+    s, parts = sample()
+    intervals = cell_bootstrap(s, parts, resamples=400)
+    width = {name: intervals[name].high - intervals[name].low for name in ("augrc", "augrc_margin", "augrc_saved")}
+    assert width["augrc_saved"] < np.hypot(width["augrc"], width["augrc_margin"]), "margin and method share the parts"
+    alike = replace(s, uncertainty=-np.abs(s.scores - s.threshold))
+    none = cell_bootstrap(alike, parts, resamples=400)["augrc_saved"]
+    assert none.low == none.high == cell_metrics(alike)["augrc_saved"] == 0
 
 
 def test_a_cell_without_failures_or_probabilities_has_nan_for_them_alone():

@@ -10,7 +10,6 @@ from scipy.stats import binomtest, wilcoxon
 from rdbench.metrics import calibration, detection, selective
 from rdbench.metrics.statistics import (
     Interval,
-    aggregate_interval,
     aggregate_intervals,
     bootstrap_interval,
     holm,
@@ -133,6 +132,12 @@ def test_a_proportion_of_dependent_images_has_the_interval_of_its_parts():
     assert proportion_interval(np.zeros(60), parts) == wilson_interval(0, 10)
 
 
+def aggregate_interval(values, **more):
+    values = np.asarray(values)
+    [found] = aggregate_intervals(values.reshape(1, *values.shape[:2], -1), **more)
+    return found
+
+
 def test_aggregate_interval_draws_seeds_within_categories():
     values = np.array([[0.1, 0.1], [0.9, 0.9]])  # seeds agree: nothing varies until categories are drawn
     assert aggregate_interval(values) == Interval(0.5, 0.5)
@@ -209,7 +214,7 @@ def test_bad_input_is_an_error_that_names_the_argument():
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(3, 2)
     with pytest.raises(ValueError, match="values"):
-        aggregate_interval([1.0, 2.0])
+        aggregate_intervals([1.0, 2.0])
     with pytest.raises(ValueError, match="infinite"):
         paired_test([math.inf], [1.0])
     with pytest.raises(ValueError, match="lengths differ"):

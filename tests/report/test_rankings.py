@@ -124,11 +124,10 @@ def test_failures_are_summed_over_categories_and_averaged_over_seeds(make_cell):
 def test_derived_figures_are_made_cell_by_cell(make_cell):
     cells = [
         make_cell("deterministic", conditions=("clean", "noise:3", "noise:5", "overexposed")),
-        make_cell("tta", conditions=("clean", "noise:3"), figures={"augrc": 0.03, "augrc_margin": 0.05}),
+        make_cell("tta", conditions=("clean", "noise:3")),
     ]
     [ranking] = make_rankings(cells)
     tta = ranking.methods.index("tta")
-    assert mean_of(ranking, "augrc_saved", tta)[0] == pytest.approx(0.02)
     ratio = cells[1].cost["train_seconds"].value / cells[0].cost["train_seconds"].value
     assert mean_of(ranking, "train_ratio", tta, ranking.conditions.index("noise:3"))[0] == pytest.approx(ratio)
     shifted = np.mean([cells[0].image[name]["image_auroc"].value for name in ("noise:3", "noise:5")])

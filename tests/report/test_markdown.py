@@ -5,17 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rdbench.benchmark.evaluate import views
+from rdbench.benchmark.evaluate import evaluate_predictions
 from rdbench.errors import InputError
-from rdbench.metrics import selective
-from rdbench.report.margin import saved_over_margin
 from rdbench.report.markdown import markdown
-from rdbench.report.rankings import make_rankings
 from tests.made_up import make_predictions, make_source
 
 
 def with_uncertainty(kind, category="grid", seed=0, method="deterministic"):
-    """A source whose uncertainty is the errors themselves, their opposite, the margin, or noise."""
+    """A source whose uncertainty is the errors themselves, their opposite, or the margin."""
     source = make_source(method, category, seed)
     made = make_predictions(method, category, seed)
     threshold = source.result.threshold.value
@@ -25,36 +22,33 @@ def with_uncertainty(kind, category="grid", seed=0, method="deterministic"):
         "errors": errors + 0.01 * noise,
         "opposite": 1.01 - errors + 0.01 * noise,
         "margin": 1 / (1 + np.abs(made.scores.astype(float) - threshold)),
-        "noise": noise,
     }[kind]
-    return replace(source, predictions=lambda: replace(made, uncertainties=uncertainties.astype(made.scores.dtype)))
+    changed = replace(made, uncertainties=uncertainties.astype(made.scores.dtype))
+    image = evaluate_predictions(changed, 0.1, 100)[1]
+    return replace(source, result=source.result.model_copy(update={"image": image}), predictions=lambda: changed)
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict"), [("errors", "better"), ("opposite", "worse"), ("margin", "as good"), ("noise", None)]
+    ("kind", "verdict"),
+    [
+        ("errors", "Better than the margin (the interval lies above 0)"),
+        ("opposite", "Worse than the margin"),
+        ("margin", "The same as the margin"),
+    ],
 )
 def test_verdicts_on_uncertainties_whose_worth_is_known(kind, verdict):
     sources = [with_uncertainty(kind, category, seed) for category in ("grid", "tile") for seed in (0, 1)]
-    [ranking] = make_rankings(sources)
-    saved = saved_over_margin(ranking, 0, "clean")
-    differences = []
-    for source in sources:
-        view = views(source.predictions())["clean"]
-        threshold = source.result.threshold.value
-        errors = (view.scores > threshold) != view.labels
-        margin = -np.abs(view.scores - threshold)
-        differences.append(selective.augrc(errors, margin) - selective.augrc(errors, view.uncertainties))
-    assert saved.value == pytest.approx(np.mean(differences), abs=1e-9)
-    assert saved.low <= saved.value <= saved.high
-    if verdict is None:
-        assert saved.verdict in ("worse", "cannot be told")
-    else:
-        assert saved.verdict == verdict
+    lines = markdown(sources).splitlines()
+    assert f"- {verdict}: `deterministic`." in lines
+    saved = [s.result.image["clean"]["augrc_saved"].value for s in sources]
+    [row] = [line.split("|") for line in lines if line.startswith("| `")]
+    [head] = [line.split("|") for line in lines if line.startswith("| Method")]
+    assert row[head.index(" AUGRC saved ")].split()[0] == f"{np.mean(saved):+.3f}"
 
 
 def test_tables_hold_every_method_and_a_verdict_for_each():
-    sources = [with_uncertainty("errors", seed=s) for s in (0, 1)]
-    sources += [with_uncertainty("opposite", seed=s, method="tta") for s in (0, 1)]
+    sources = [with_uncertainty("errors", seed=s) for s in range(4)]
+    sources += [with_uncertainty("opposite", seed=s, method="tta") for s in range(4)]
     text = markdown(sources)
     lines = text.splitlines()
     header = next(line for line in lines if line.startswith("| Method"))
@@ -79,3 +73,9 @@ def test_a_method_on_fewer_cells_stands_last_and_says_how_many():
     [verdict] = [line for line in text.splitlines() if line.startswith("- ") and "`deterministic`" in line]
     assert "`deterministic` (1 of 2 cells)" in verdict
     assert "same cells" not in markdown(cells)
+
+
+def test_figures_of_an_older_version_are_not_judged(make_cell):
+    text = markdown([make_cell("tta"), make_source("deterministic")])
+    assert "(`rdbench evaluate` computes them): `tta`." in text
+    assert "`rdbench evaluate`" not in markdown([make_source("deterministic")])
