@@ -294,7 +294,8 @@ class _Group:
             "parameters": run.parameters(),
         }
         found = {name: Figure(value=float(value)) for name, value in figures.items()}
-        throughput = run.throughput | {max(count for count, _ in run.batch_seconds): 1 / seconds}
+        tested = max(count for count, _ in run.batch_seconds)
+        throughput = run.throughput | {tested: max(1 / seconds, run.throughput.get(tested, 0))}
         best = max(throughput, key=throughput.__getitem__)
         found["throughput_best"] = Figure(value=throughput[best], note=f"at batches of {best}")
         teacher = sum(p.numel() * p.element_size() for p in self.bench.teacher.parameters())

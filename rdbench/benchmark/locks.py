@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from rdbench.benchmark.results import Record
 from rdbench.errors import InputError
 
-RUN, MERGE = "run-", "merge"
+RUN, MERGE = "run.", "merge."
 """How the locks of whole runs begin, and that of whoever wants the store alone is called: a merge, an evaluation. The
-others are of groups."""
+others are of groups, whose names have no point, whatever their categories are called."""
 
 
 class Holder(Record):

@@ -128,7 +128,7 @@ def make_settings(
     known = find_methods(methods_dir)
     names = list(dict.fromkeys(name.strip() for group in methods for name in group.split(",") if name.strip()))
     if not names:
-        raise InputError("no method given; `rdbench methods` lists them")
+        raise InputError("--method names none; `rdbench methods` lists them")
     chosen = {name: get_method(name, known) for name in names}
     on_toy = dataset == "toy"
     backbone_name = backbone or ("embedded" if on_toy else "wide_resnet50_2")

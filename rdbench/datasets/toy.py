@@ -2,7 +2,7 @@
 
 Three categories of 256 x 256 pixels. 60 training and 12 calibration images of good parts under `regular` light; 60
 test images: 10 good and 10 defective parts, each seen under three lights. A part under another light is the same part
-with the same defect; only light and sensor noise change. Defects run from invisible to plain (:data:`CONTRASTS`), so
+with the same defect; only light and sensor noise change. Defects run from faint to plain (:data:`CONTRASTS`), so
 some decisions are truly uncertain. Every image is a function of its category and key alone.
 """
 

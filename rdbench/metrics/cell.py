@@ -105,7 +105,7 @@ def cell_bootstrap(
 def cell_replicates(
     sample: Sample, parts: ArrayLike, *, strata: ArrayLike | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, FloatArray]:
-    """(R,) values of every figure in resamples over parts; feeds `statistics.aggregate_intervals` too."""
+    """(R,) values of every figure in resamples over parts."""
     weights = part_weights(parts, resamples, seed, strata)
     same_length(labels=sample.labels, parts=weights[0])
     rows = max(1, _WORK // weights.shape[1])

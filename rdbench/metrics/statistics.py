@@ -5,7 +5,7 @@ weights on the images, on which every metric ending in `_of` is computed for all
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,13 +76,8 @@ def part_weights(
     return weights
 
 
-def percentile_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """The central `level` of the values (R,) of resamples; those that are `nan` are left out and counted."""
-    return percentile_intervals(np.asarray(values, dtype=np.float64)[None], level)[0]
-
-
 def percentile_intervals(values: FloatArray, level: float = LEVEL) -> list[Interval]:
-    """:func:`percentile_interval` of each row of values (K, R); rows without `nan` are sorted in one call."""
+    """The central `level` of each row of values (K, R), R resamples; those that are `nan` are left out and counted."""
     missing = np.isnan(values).sum(axis=1)
     ends = np.full((len(values), 2), np.nan)
     at = [(1 - level) / 2, (1 + level) / 2]
@@ -92,22 +87,6 @@ def percentile_intervals(values: FloatArray, level: float = LEVEL) -> list[Inter
         ends[row] = np.quantile(values[row][~np.isnan(values[row])], at)
     found = zip(*ends.T.tolist(), missing.tolist(), strict=True)
     return [Interval(low, high, left_out) for low, high, left_out in found]
-
-
-def bootstrap_interval(
-    statistic: Callable[[NDArray[np.int64]], FloatArray],
-    parts: ArrayLike,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    strata: ArrayLike | None = None,
-    level: float = LEVEL,
-) -> Interval:
-    """Percentile interval of a statistic that turns weights (R, n) into values (R,).
-
-    For instance `lambda w: augrc_of(rank_errors(errors, uncertainty, w))`.
-    """
-    return percentile_interval(statistic(part_weights(parts, resamples, seed, strata)), level)
 
 
 def wilson_interval(successes: float, trials: float, level: float = LEVEL) -> Interval:
@@ -141,38 +120,6 @@ def proportion_interval(outcomes: ArrayLike, parts: ArrayLike, level: float = LE
         variance = float(deviations @ deviations) * len(size) / (len(size) - 1) / n**2
         effective = min(max(effective, p * (1 - p) / variance), n) if variance > 0 else float(n)
     return wilson_interval(p * effective, effective, level)
-
-
-def aggregate_intervals(
-    values: ArrayLike,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    over_categories: bool = False,
-    level: float = LEVEL,
-) -> list[Interval]:
-    """Each method's interval of the mean over categories of the mean over seeds.
-
-    values: (M, C, S, R), per method, category and seed one figure (R = 1) or its resamples over parts, whose r-th go
-    together. Seeds are drawn with replacement within each category. The categories stand as they are,
-    being the benchmark itself; `over_categories` draws them too, for a statement about other categories.
-    A cell that is `nan` is never drawn; a category of such cells only is left out. Methods that lack the same cells
-    are drawn together, which is faster.
-    """
-    cells = np.asarray(values, dtype=np.float64)
-    if cells.ndim != 4 or cells.size == 0:
-        raise ValueError(f"values: (methods, categories, seeds, resamples) expected, got {cells.shape}")
-    if cells.shape[3] > 1:
-        resamples = cells.shape[3]
-    together: dict[bytes, list[int]] = {}
-    for method, lacking in enumerate(np.asarray(np.isnan(cells).all(axis=3))):
-        together.setdefault(lacking.tobytes(), []).append(method)
-    intervals: dict[int, Interval] = {}
-    for methods in together.values():
-        rng = np.random.default_rng(seed)
-        means = _resampled_means(cells[methods], resamples, rng, over_categories)
-        intervals |= zip(methods, percentile_intervals(means, level), strict=True)
-    return [intervals[method] for method in range(len(cells))]
 
 
 def differences(first: FloatArray, second: FloatArray) -> FloatArray:
@@ -215,20 +162,20 @@ def rank_intervals(
     higher_is_better: bool,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    over_categories: bool = False,
     level: float = LEVEL,
 ) -> dict[str, RankInterval]:
     """The rank of each method by its mean over categories and seeds, and the interval of that rank.
 
-    values: per method (C, S), or (C, S, R) resamples, as in `aggregate_intervals`; each resample draws
-    the same categories and seeds for all methods. A cell that is `nan` for one method is left out for all.
+    values: per method (C, S), or (C, S, R) resamples over parts, whose r-th go together. Each resample draws the
+    same seeds within each category for all methods; the categories stand as they are, being the benchmark itself. A
+    cell that is `nan` for one method is left out for all.
     """
     cells = np.stack([_cells(name, array) for name, array in values.items()])
     cells = np.where(np.isnan(cells).any(axis=0), np.nan, cells)
     sign = -1.0 if higher_is_better else 1.0
     if cells.shape[3] > 1:
         resamples = cells.shape[3]
-    means = _resampled_means(cells, resamples, np.random.default_rng(seed), over_categories)
+    means = _resampled_means(cells, resamples, np.random.default_rng(seed))
     plain = _ranks(sign * _mean(_mean(_mean(cells)))[:, None])[:, 0]
     ranks = _ranks(sign * means)
     intervals = percentile_intervals(ranks, level)
@@ -248,7 +195,7 @@ def _cells(name: str, values: ArrayLike) -> FloatArray:
     return array
 
 
-def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator, over_categories: bool) -> FloatArray:
+def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
     """(M, resamples) mean over categories of the mean over seeds, of cells (M, C, S, 1 or resamples)."""
     present = [np.flatnonzero(~np.isnan(cells[:, c]).all(axis=(0, 2))) for c in range(cells.shape[1])]
     categories = [c for c, seeds in enumerate(present) if len(seeds)]  # what has no figure cannot be drawn
@@ -257,9 +204,6 @@ def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator
     for i, c in enumerate(categories):
         seeds = rng.choice(present[c], size=(resamples, cells.shape[2]))[:, : len(present[c])]
         means[:, :, i] = _mean(cells[:, c, seeds, replicate[:, None]])
-    if over_categories and categories:
-        drawn = rng.integers(len(categories), size=(resamples, len(categories)))
-        means = np.take_along_axis(means, drawn[None], axis=2)
     return _mean(means)
 
 

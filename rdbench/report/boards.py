@@ -89,7 +89,7 @@ def make_board(ranking: Ranking, advance: Callable[[], None] = lambda: None) -> 
         standings.append(
             Standing(
                 rank_methods(ranking, replicates),
-                least_difference(ranking, replicates),
+                least_difference(ranking, condition, replicates),
                 critical_difference(ranking, condition),
             )
         )

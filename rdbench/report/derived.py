@@ -74,13 +74,14 @@ def derive_ratios(
             quotient = own / of if of is not None and 0 < of <= LARGEST else np.full(own.shape, np.nan)
             return np.where(quotient <= LARGEST, quotient, np.nan)
 
+        unusable = NO_REFERENCE if given is None else f"{REFERENCE}'s is no number to compare with"
         for ratio, cost in COST_RATIOS.items():
             if cost not in metric_at:
                 continue
             own, at = value[m, c, s, :, metric_at[cost]], metric_at[ratio]
             value[m, c, s, :, at] = times(cost, own)
             for k in np.flatnonzero(np.isnan(value[m, c, s, :, at])).tolist():
-                note = notes.get((m, c, s, k, metric_at[cost])) if np.isnan(own[k]) else NO_REFERENCE
+                note = notes.get((m, c, s, k, metric_at[cost])) if np.isnan(own[k]) else unusable
                 if note:
                     notes[m, c, s, k, at] = note
         if "train_passes" in metric_at and "parameters" in metric_at:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdbench.benchmark.store import write_text
+from rdbench.benchmark.store import refuse_within, write_text
 from rdbench.errors import InputError
 from rdbench.report import member_curve
 from rdbench.report.columns import describe, title
@@ -30,6 +30,8 @@ def check_figure_path(path: Path | None) -> None:
     """Raise InputError unless a figure can be written under that name."""
     if path is not None and path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {path}: figures are written as .html")
+    if path is not None:
+        refuse_within(path)
 
 
 def write_figure(figure: Figure, path: Path, name: str) -> None:

@@ -26,6 +26,7 @@ SAME = "The same as the margin"
 UNDECIDED = "Cannot be told from the margin"
 WORSE = "Worse than the margin"
 NO_FAILURES = "No failures to rank"
+NO_INTERVAL = "Not known without intervals (`rdbench evaluate` computes them)"
 NOT_EVALUATED = "Not known, their figures are of an older rdbench (`rdbench evaluate` computes them)"
 
 
@@ -82,6 +83,8 @@ def _verdict(ranking: Ranking, mean: Mean, m: int, k: int) -> str:
     low, high = float(mean.low[m, k, f]), float(mean.high[m, k, f])
     if np.isnan(mean.value[m, k, f]):
         return NO_FAILURES if ranking.why_undefined(m, k, f) else NOT_EVALUATED
+    if np.isnan(low) or np.isnan(high):
+        return NO_INTERVAL
     if low > 0:
         return BETTER
     return WORSE if high < 0 else SAME if low == high == 0 else UNDECIDED

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from rdbench.metrics.catalog import Metric
-from rdbench.metrics.statistics import RankInterval, aggregate_intervals, holm, paired_test, rank_intervals
+from rdbench.metrics.statistics import RankInterval, holm, paired_test, percentile_intervals, rank_intervals
 from rdbench.report.columns import describe
-from rdbench.report.means import FloatArray, Mean
+from rdbench.report.means import FloatArray, Mean, mean_interval
 from rdbench.report.rankings import Ranking
 
 LEAD = "augrc"
@@ -82,18 +82,24 @@ def rank_methods(ranking: Ranking, replicates: FloatArray) -> dict[int, RankInte
     return {int(name): rank for name, rank in ranks.items() if not np.isnan(rank.rank)}
 
 
-def least_difference(ranking: Ranking, replicates: FloatArray) -> float:
+def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -> float:
     """Half the width of the 95 % interval of a difference to the best in the lead figure, the median over methods.
 
-    Differences below it cannot be told from chance with these parts and seeds. NaN if there is no pair to compare.
+    Differences below it cannot be told from chance with these parts, drawn for both methods together, and seeds
+    (`mean_interval`). NaN if there is no pair to compare.
     """
+    f = ranking.metrics.index(LEAD)
     taking_part = _ranked(ranking, replicates)
     if len(taking_part) < 2:
         return float("nan")
     best = min(taking_part, key=lambda m: float(np.nanmean(replicates[m])))
     others = [m for m in taking_part if m != best]
-    intervals = aggregate_intervals(replicates[others] - replicates[best])
-    return float(np.median([(interval.high - interval.low) / 2 for interval in intervals]))
+    resampled = replicates[others] - replicates[best]
+    value = ranking.value[others, :, :, condition, f] - ranking.value[best, :, :, condition, f]
+    intervals = percentile_intervals(resampled.reshape(-1, resampled.shape[-1]))
+    low, high = (np.reshape([getattr(i, end) for i in intervals], value.shape) for end in ("low", "high"))
+    _, below, above = mean_interval(value, low, high)
+    return float(np.nanmedian((above - below) / 2))
 
 
 def _ranked(ranking: Ranking, replicates: FloatArray) -> list[int]:

@@ -130,9 +130,11 @@ def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
         yield f"condition {condition}: in the {'predictions' if condition in image else 'result'} only"
     for condition in image.keys() & cell.image.keys():
         again, said = image[condition], cell.image[condition]
-        for name in sorted(again.keys() | said.keys()):
-            found, given = again.get(name), said.get(name)
-            if found is None or given is None or not _agree(found.value, given.value):
+        if missing := sorted(again.keys() - said.keys()):
+            yield f"{condition}, {', '.join(missing)}: missing, as in an older rdbench; `rdbench evaluate` computes it"
+        for name in sorted(said):
+            found, given = again.get(name), said[name]
+            if found is None or not _agree(found.value, given.value):
                 yield f"{condition}, {name}: {_written(given)}, but the predictions give {_written(found)}"
 
 

@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
         (["--method", "tta", "--seed", "-1"], "--seed -1"),
         (["--method", "tta", "--seed", str(2**64)], f"--seed {2**64}: less than 2**62 is wanted"),
         (["--method", "dtta"], "unknown method 'dtta'; did you mean tta"),
-        (["--method", ","], "no method given"),
+        (["--method", ","], "--method names none"),
         (["--method", "mc_dropout", "-o", "sample=3"], "unknown option of mc_dropout 'sample'; did you mean samples"),
         (["--method", "mc_dropout", "-o", "p=1.5"], "method mc_dropout: p must be in [0, 1), got 1.5"),
         (["--method", "mc_dropout", "-o", "placement=decoders"], "option placement of mc_dropout"),

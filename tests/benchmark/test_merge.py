@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rdbench.benchmark.gallery import GALLERY
-from rdbench.benchmark.locks import MERGE
+from rdbench.benchmark.locks import MERGE, RUN
 from rdbench.benchmark.merge import Merged, merge_stores
 from rdbench.benchmark.results import CellFailure, Figure
 from rdbench.benchmark.store import FAILED, PREDICTIONS, RESULT, Store, open_store, read_result, sha256
@@ -91,7 +91,7 @@ def test_what_is_no_store_is_refused_and_an_empty_one_is_not(rdbench: Command, t
     assert f"{b} is no directory of results" in done.error()
     assert not c.exists()
     shutil.rmtree(b)
-    with open_store(b, create=True).locks.hold("run-1"):
+    with open_store(b, create=True).locks.hold(f"{RUN}1"):
         pass
     assert merge_stores([a, b], c) == Merged(copied=1, equal=0), "a shard may have no group"
 
@@ -186,7 +186,7 @@ def test_a_merge_and_a_run_keep_out_of_each_others_way(rdbench: Command, tmp_pat
     a, c = tmp_path / "a", tmp_path / "c"
     write(a, 0)
     store = open_store(c, create=True)
-    with store.locks.hold("run-1", "0 of 1 cells done"):
+    with store.locks.hold(f"{RUN}1", "0 of 1 cells done"):
         done = rdbench("merge", a, "--out", c)
         assert done.code == 2
         assert f"a run is at work in {c} (process {os.getpid()} on" in done.error()
@@ -205,7 +205,7 @@ def test_an_evaluation_and_a_run_keep_out_of_each_others_way(rdbench: Command, t
     write(a, 0)
     store = open_store(a, create=False)
     [(_, before)] = store.results()
-    with store.locks.hold("run-1", "0 of 1 cells done"):
+    with store.locks.hold(f"{RUN}1", "0 of 1 cells done"):
         done = rdbench("evaluate", a, "--alpha", "0.3", "--no-intervals")
         assert done.code == 2
         assert f"a run is at work in {a} (process {os.getpid()} on" in done.error()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rdbench.benchmark.locks import Holder, Locks
+from rdbench.benchmark.locks import RUN, Holder, Locks
 from rdbench.benchmark.results import CellFailure
 from rdbench.benchmark.status import read_status
 from rdbench.benchmark.store import FAILED, RESULT, Store, open_store
@@ -33,7 +33,7 @@ def test_what_is_finished_failed_at_work_and_left_over_is_told(tmp_path: Path) -
     (runs / FAILED / "broken.json").write_text("{")
     store.work_directory("group-1-made-with-torch")
     store.work_directory("group-2-made-with-torch")
-    with store.locks.hold("group-1", "toy/weave, seed 0"), store.locks.hold("run-1") as tell:
+    with store.locks.hold("group-1", "toy/weave, seed 0"), store.locks.hold(f"{RUN}1") as tell:
         tell("3 of 8 cells done, 1 failed")
         found = read_status(runs)
         lines = "\n".join(found.lines())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdbench.benchmark.locks import MERGE, RUN
 from rdbench.benchmark.results import CellFailure, CellSpec, Predictions, slug
 from rdbench.benchmark.store import PREDICTIONS, RESULT, Store, open_store, read_predictions, read_result, sha256
 from rdbench.errors import InputError
@@ -242,13 +243,20 @@ def test_what_a_killed_run_left_on_its_way_in_is_cleared_up(
         with pytest.raises(KeyboardInterrupt):
             written(store, tmp_path)
     assert not directory.exists()
-    with store.locks.hold("run-1"), store.locks.hold("run-2"):
-        store.clear_up("run-1")
+    with store.locks.hold(f"{RUN}1"), store.locks.hold(f"{RUN}2"):
+        store.clear_up(f"{RUN}1")
         assert not directory.exists(), "it may be the other's"
-    with store.locks.hold("run-1"):
-        store.clear_up("run-1")
+    with store.locks.hold(f"{RUN}1"):
+        store.clear_up(f"{RUN}1")
     assert (directory / RESULT).read_bytes() == before
     assert not list((store.root / ".work" / "cells").iterdir())
+
+
+@pytest.mark.parametrize("category", ["merge", "merged parts", "merge.", "run", "run.1", "run-1"])
+def test_a_group_is_not_taken_for_a_merge_or_a_run_whatever_its_category_is_called(store: Store, category: str) -> None:
+    with store.locks.hold(make_spec(category=category).group_id):
+        store.locks.refuse_beside(MERGE)
+        store.locks.refuse_beside(RUN)
 
 
 def test_a_cell_that_is_replaced_is_never_seen_half(

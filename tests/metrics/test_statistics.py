@@ -10,13 +10,10 @@ from scipy.stats import binomtest, wilcoxon
 from rdbench.metrics import calibration, detection, selective
 from rdbench.metrics.statistics import (
     Interval,
-    aggregate_intervals,
-    bootstrap_interval,
     holm,
     paired_test,
     paired_tests,
     part_weights,
-    percentile_interval,
     percentile_intervals,
     proportion_interval,
     rank_intervals,
@@ -83,13 +80,12 @@ def test_part_weights_draw_whole_parts_within_strata():
     assert not np.array_equal(weights, part_weights(parts, 2000, seed=1, strata=strata))
 
 
-def test_bootstrap_interval_agrees_with_a_loop_over_copied_images():
+def test_a_bootstrap_over_parts_agrees_with_a_loop_over_copied_images():
     rng = np.random.default_rng(0)
     labels, scores, parts = rng.integers(0, 2, 60), np.round(rng.random(60), 1), np.arange(60) // 3
-    found = bootstrap_interval(
-        lambda w: detection.auroc_of(detection.rank_labels(labels, scores, w)), parts, resamples=300, seed=4
-    )
-    values = [detection.auroc(np.repeat(labels, w), np.repeat(scores, w)) for w in part_weights(parts, 300, seed=4)]
+    weights = part_weights(parts, 300, seed=4)
+    [found] = percentile_intervals(detection.auroc_of(detection.rank_labels(labels, scores, weights))[None])
+    values = [detection.auroc(np.repeat(labels, w), np.repeat(scores, w)) for w in weights]
     assert (found.low, found.high) == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-9)
 
 
@@ -104,12 +100,13 @@ def test_the_intervals_of_many_rows_are_those_of_each_row():
 
 
 def test_undefined_resamples_are_left_out_and_counted():
-    assert percentile_interval([math.nan, 1.0, 2.0, math.nan], level=1.0) == Interval(1.0, 2.0, 2)
-    none = percentile_interval([math.nan, math.nan])
+    some, none = percentile_intervals(np.array([[math.nan, 1.0, 2.0, math.nan], [math.nan] * 4]), level=1.0)
+    assert some == Interval(1.0, 2.0, 2)
     assert math.isnan(none.low)
-    assert none.undefined == 2
+    assert none.undefined == 4
     labels, parts = np.array([0, 0, 0, 1]), np.arange(4)
-    found = bootstrap_interval(lambda w: detection.auroc_of(detection.rank_labels(labels, np.arange(4.0), w)), parts)
+    ranked = detection.rank_labels(labels, np.arange(4.0), part_weights(parts, 1000))
+    [found] = percentile_intervals(detection.auroc_of(ranked)[None])
     assert 0.25 * 1000 < found.undefined < 0.4 * 1000  # (3/4)^4 without the anomalous part
 
 
@@ -130,37 +127,6 @@ def test_a_proportion_of_dependent_images_has_the_interval_of_its_parts():
     expected = wilson_interval(18, 60)
     assert (independent.low, independent.high) == pytest.approx((expected.low, expected.high))
     assert proportion_interval(np.zeros(60), parts) == wilson_interval(0, 10)
-
-
-def aggregate_interval(values, **more):
-    values = np.asarray(values)
-    [found] = aggregate_intervals(values.reshape(1, *values.shape[:2], -1), **more)
-    return found
-
-
-def test_aggregate_interval_draws_seeds_within_categories():
-    values = np.array([[0.1, 0.1], [0.9, 0.9]])  # seeds agree: nothing varies until categories are drawn
-    assert aggregate_interval(values) == Interval(0.5, 0.5)
-    wide = aggregate_interval(values, over_categories=True)
-    assert (wide.low, wide.high) == (pytest.approx(0.1), pytest.approx(0.9))
-    found = aggregate_interval([[0.0, 1.0], [0.5, math.nan]], resamples=4000, level=1.0)
-    assert (found.low, found.high) == (0.25, 0.75)
-    replicates = np.random.default_rng(0).normal(size=(4, 3, 1000))
-    found = aggregate_interval(replicates)
-    # Three draws from three seeds have the weights w with E[sum of w^2] = 5, in each of four categories.
-    assert found.high == pytest.approx(1.96 * replicates.std() * (5 / 9 / 4) ** 0.5, rel=0.1)
-
-
-def test_many_intervals_are_those_of_each_alone():
-    values = np.random.default_rng(0).normal(size=(5, 3, 4, 50))
-    values[1, 0, 2] = values[3, 1] = values[4, 0, 2] = math.nan
-    assert aggregate_intervals(values) == [aggregate_interval(each) for each in values]
-
-
-def test_aggregate_interval_of_given_resamples_averages_what_goes_together():
-    replicates = np.broadcast_to(np.linspace(0, 1, 1001), (3, 2, 1001))
-    found = aggregate_interval(replicates)
-    assert (found.low, found.high) == pytest.approx((0.025, 0.975))
 
 
 def test_paired_test_agrees_with_scipy():
@@ -213,8 +179,6 @@ def test_bad_input_is_an_error_that_names_the_argument():
         part_weights([1, 2], strata=[1])
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(3, 2)
-    with pytest.raises(ValueError, match="values"):
-        aggregate_intervals([1.0, 2.0])
     with pytest.raises(ValueError, match="infinite"):
         paired_test([math.inf], [1.0])
     with pytest.raises(ValueError, match="lengths differ"):

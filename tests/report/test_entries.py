@@ -120,6 +120,9 @@ def test_nothing_for_readers_is_written_into_a_store(rdbench, store, tmp_path, m
             done = rdbench(*command, "--out", out)
             assert done.code == 2
             assert f"{out} lies in a directory of results, {store.root}; choose" in done.error()
+    for command in (("compare", "deterministic", "tta", "--runs", store.root), ("curve", "--runs", store.root)):
+        done = rdbench(*command, "--out", cell / "figure.html")
+        assert f"lies in a directory of results, {store.root}; choose" in done.error()
     assert sorted(store.root.rglob("*")) == before
 
 
@@ -176,7 +179,7 @@ def turn_interval(content):
         (lambda content: content["cells"][0]["split"].update(calibration=12), "12 calibration images, but 24"),
         (lambda content: content["cells"].append(content["cells"][0]), "the cell is there 2 times"),
         (lambda content: content["cells"][0]["image"].pop("noise:3"), "image: the condition 'noise:3' is missing"),
-        (lambda content: content["cells"][0]["image"]["clean"].pop("ece"), "clean, ece: missing, but"),
+        (lambda content: content["cells"][0]["image"]["clean"].pop("ece"), "clean, ece: missing, as in an older"),
         (call_official, "is filed in the wrong place"),
         (turn_interval, "clean, ece: the interval 0.4 to 0.3 is upside down"),
         (drop_predictions, "its predictions are not in the entry"),
@@ -295,5 +298,8 @@ def test_costs_to_compare_with_are_checked(tmp_path, change, problem):
 def test_a_ratio_to_next_to_nothing_is_none(tmp_path):
     [path] = [p for p in write_entries([make_source("deterministic"), make_source("tta")], tmp_path) if "tta" in p.name]
     edit(path, lambda content: next(iter(content["reference"].values()))["train_seconds"].update(value=1e-320))
+    [ranking] = make_rankings(published(tmp_path))
+    at = ranking.methods.index("tta"), 0, ranking.metrics.index("train_ratio")
+    assert ranking.why_undefined(*at) == "deterministic's is no number to compare with"
     page = write_site(published(tmp_path), tmp_path / "site")
     assert "Infinity" not in (page.parent / "leaderboard.json").read_text()

@@ -75,7 +75,7 @@ def test_only_complete_methods_with_failures_have_a_rank(make_cell):
 def test_the_least_difference_follows_from_the_intervals(make_cell):
     ranking = ranking_of(make_cell, {"x": 0.3, "y": 0.3})
     # a category's half width is 0.035 on the average; four of them, two methods: 0.035 / 2 * sqrt(2)
-    least = least_difference(ranking, lead_replicates(ranking, 0, None))
+    least = least_difference(ranking, 0, lead_replicates(ranking, 0, None))
     assert least == pytest.approx(0.035 / 2 * np.sqrt(2), rel=0.2)
 
 
@@ -93,8 +93,8 @@ def test_critical_differences_need_cells(make_cell):
 def test_predictions_make_ranks_narrower_than_independent_draws(sources):
     [ranking] = make_rankings(sources)
     evidence = read_evidence(ranking)
-    joint = least_difference(ranking, lead_replicates(ranking, 0, evidence.augrc))
-    apart = least_difference(ranking, lead_replicates(ranking, 0, None))
+    joint = least_difference(ranking, 0, lead_replicates(ranking, 0, evidence.augrc))
+    apart = least_difference(ranking, 0, lead_replicates(ranking, 0, None))
     assert 0 < joint < apart
 
 

@@ -2,8 +2,8 @@
 
     pip install scikit-image
     python tests/teacher/surfaces.py DIR
-    rdbench run --dataset mvtec_ad --root DIR --method deterministic --epochs 10 --seed 0 --seed 1 --seed 2 \\
-        --backbone resnet18 --weights resnet18.pth        # and again: --backbone embedded, --weights random
+    rdbench run --dataset mvtec_ad --root DIR --method deterministic --epochs 10 --precision fp32 \\
+        --seed 0 --backbone resnet18 --weights resnet18.pth        # and again: --backbone embedded, --weights random
 
 Six photographs that come with scikit-image. Training, validation and test images are crops of their left and of their
 right half, so no test pixel was seen in training. Each defect lies inside its crop, with graded contrast.
