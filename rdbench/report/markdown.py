@@ -83,8 +83,8 @@ def _verdict(ranking: Ranking, mean: Mean, m: int, k: int) -> str:
     low, high = float(mean.low[m, k, f]), float(mean.high[m, k, f])
     if np.isnan(mean.value[m, k, f]):
         return NO_FAILURES if ranking.why_undefined(m, k, f) else NOT_EVALUATED
-    if np.isnan(low) or np.isnan(high):
-        return NO_INTERVAL
+    if np.isnan(ranking.low[m, :, :, k, f][~np.isnan(ranking.value[m, :, :, k, f])]).any():
+        return NO_INTERVAL  # seeds alone would make it surer than the parts allow
     if low > 0:
         return BETTER
     return WORSE if high < 0 else SAME if low == high == 0 else UNDECIDED

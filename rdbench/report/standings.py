@@ -99,7 +99,8 @@ def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -
     intervals = percentile_intervals(resampled.reshape(-1, resampled.shape[-1]))
     low, high = (np.reshape([getattr(i, end) for i in intervals], value.shape) for end in ("low", "high"))
     _, below, above = mean_interval(value, low, high)
-    return float(np.nanmedian((above - below) / 2))
+    widths = (above - below)[~np.isnan(above - below)]
+    return float(np.median(widths) / 2) if len(widths) else float("nan")
 
 
 def _ranked(ranking: Ranking, replicates: FloatArray) -> list[int]:

@@ -76,11 +76,14 @@ def test_a_method_on_fewer_cells_stands_last_and_says_how_many():
 
 
 def test_nothing_is_judged_without_intervals():
-    source = make_source("deterministic")
-    image = evaluate_predictions(source.predictions(), 0.1, resamples=0)[1]
-    text = markdown([replace(source, result=source.result.model_copy(update={"image": image}))])
-    assert "Not known without intervals (`rdbench evaluate` computes them): `deterministic`." in text
-    assert "Not known" not in markdown([source])
+    sources = [make_source("deterministic", seed=seed) for seed in range(3)]
+    without = []
+    for source in sources:
+        image = evaluate_predictions(source.predictions(), 0.1, resamples=0)[1]
+        without.append(replace(source, result=source.result.model_copy(update={"image": image})))
+    for some in (without[:1], without):
+        assert "Not known without intervals (`rdbench evaluate` computes them): `deterministic`." in markdown(some)
+    assert "Not known" not in markdown(sources)
 
 
 def test_figures_of_an_older_version_are_not_judged(make_cell):

@@ -79,6 +79,12 @@ def test_the_least_difference_follows_from_the_intervals(make_cell):
     assert least == pytest.approx(0.035 / 2 * np.sqrt(2), rel=0.2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_methods_without_a_common_cell_have_no_least_difference(make_cell):
+    [ranking] = make_rankings([make_cell("x", seed=0), make_cell("y", seed=1)])
+    assert np.isnan(least_difference(ranking, 0, lead_replicates(ranking, 0, None)))
+
+
 def test_critical_differences_need_cells(make_cell):
     values = {"x": 0.1, "y": 0.2, "z": 0.3}
     few = critical_difference(ranking_of(make_cell, values, categories=("a", "b")), 0)
