@@ -77,13 +77,13 @@ class Locks:
         """Who holds which unfinished work at this moment."""
         for path in sorted(self.directory.glob("*")):
             try:
-                file = path.open("rb")
+                file = path.open("rb", buffering=0)
             except FileNotFoundError:  # a run that has ended meanwhile
                 continue
             with file:
                 if _locked(file, fcntl.LOCK_SH, patience=0):
                     continue
-                yield _holder(path)
+                yield _holder(path.name, file)
 
     def refuse_beside(self, kind: str) -> None:
         """Raises InputError if another process holds a lock whose name begins with `kind`.
@@ -116,11 +116,15 @@ def _locked(file: IO[bytes], kind: int, patience: float) -> bool:
             ) from None
 
 
-def _holder(path: Path) -> Holder:
-    """What a lock file that is held says; looks again if it is in the middle of a change."""
+def _holder(name: str, file: IO[bytes]) -> Holder:
+    """What a lock file that is held says; looks again if it is in the middle of a change.
+
+    Read from the open file: a run that ends meanwhile takes its lock file with it.
+    """
     for _ in range(10):
         try:
-            return Holder.model_validate_json(path.read_bytes())
+            file.seek(0)
+            return Holder.model_validate_json(file.read())
         except ValidationError:
             time.sleep(0.01)
-    return Holder(name=path.name, what="", pid=0, host="", since="")  # a full disk, say
+    return Holder(name=name, what="", pid=0, host="", since="")  # a full disk, say

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import shutil
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -154,6 +156,25 @@ def test_what_one_run_works_on_another_leaves_alone(store: Store) -> None:
             pass
     with store.locks.hold("group"):
         pass
+
+
+def test_a_run_that_ends_while_its_lock_is_read_disturbs_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run takes its lock file with it, here between the look whether it is held and the reading of what it says."""
+    flock, asked = fcntl.flock, []
+
+    def ends(file: IO[bytes], kind: int) -> None:
+        try:
+            flock(file, kind)
+        except BlockingIOError:
+            asked.append(file.name)
+            Path(file.name).unlink()
+            raise
+
+    with store.locks.hold(f"{RUN}1", "0 of 1 cells done"):
+        monkeypatch.setattr(fcntl, "flock", ends)
+        assert [holder.what for holder in store.locks.held()] == ["0 of 1 cells done"]
+        assert len(asked) == 1
+        assert not list(store.locks.held())
 
 
 def test_a_disk_that_fills_up_does_not_end_the_run_with_its_lock(store: Store) -> None:
