@@ -25,6 +25,8 @@ INTERVAL = (
     f"95 %: percentile bootstrap, {RESAMPLES} resamples of parts; Wilson's for fpr, fnr and error_rate; "
     "none for ece, pixel figures and cost"
 )
+NO_INTERVAL = "left out"
+"""How a result says that its intervals were made, or that they were not."""
 NO_NORMAL = "no normal image"
 
 Floats = NDArray[np.float64]
@@ -155,7 +157,7 @@ def evaluate_cell(
     """Compute a finished cell's image figures again at `alpha` and write them back."""
     predictions = read_predictions(directory, result)
     threshold, image = evaluate_predictions(predictions, alpha, RESAMPLES if intervals else 0)
-    note = INTERVAL if intervals else "left out"
+    note = INTERVAL if intervals else NO_INTERVAL
     changed = result.model_copy(update={"threshold": threshold, "image": image, "interval": note})
     store.rewrite(directory, changed)
     return changed

@@ -204,7 +204,7 @@ def _enough(scan: Scan, kind: str, count: int, minimum: int) -> None:
 
 
 def why_custom(dataset: str, category: str, scan: Scan) -> str:
-    """Why this is not the official category, in words; empty if it is, as far as counts tell."""
+    """Why this is not the official category, in words; empty if it is, as far as the catalogue has counts."""
     if not (official := DATASETS[dataset].counts):
         return "a folder of your own"
     if category not in official:

@@ -7,7 +7,6 @@ A sample without an error has nothing to rank: every figure but the cost is `nan
 A function ending in `_of` takes a `Ranking` and gives one value per resample; the plain one is its R = 1.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from rdbench.metrics._checks import FloatArray, binary, finite, same_length, share
 from rdbench.metrics._ranking import Ranking, harmonic, rank, ratio
 from rdbench.metrics.detection import auroc_of
+
+_MOST_KEPT = 2**15
+_walked: dict[tuple[float, ...], tuple[float, float]] = {}
+"""What `_last_allowed` gave, by a tie's four counts and the risk."""
 
 
 class Costs(NamedTuple):
@@ -150,25 +153,25 @@ def coverage_at_risk_of(ranking: Ranking, risk: float) -> FloatArray:
 def _last_allowed(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, FloatArray]:
     """Over the orders of ties: E[k; k is the last place inside with E_k/k <= risk], and P(no such place).
 
-    counts: (B, 4) per tie its size, hits, samples before and hits before; two arrays (B,) come back.
+    counts: (B, 4) per tie its size, hits, samples before and hits before; two arrays (B,) come back. What was walked
+    once is kept: the resamples of all cells with one number of images share the few ties of the random control.
     """
-    if len(counts) == 1:  # the plain figure; many cells share it for the random control
-        mean, none = _last_allowed_once(tuple(counts[0].tolist()), risk)
-        return np.array([mean]), np.array([none])
     distinct, inverse = np.unique(counts, axis=0, return_inverse=True)
-    means, nones = _walk_back(distinct, risk)
-    return means[inverse], nones[inverse]
-
-
-@lru_cache(maxsize=4096)
-def _last_allowed_once(counts: tuple[int, ...], risk: float) -> tuple[float, float]:
-    mean, none = _walk_back(np.array([counts]), risk)
-    return float(mean[0]), float(none[0])
+    ties = [(*tie, risk) for tie in distinct.tolist()]
+    if new := [row for row, tie in enumerate(ties) if tie not in _walked]:
+        if len(_walked) > _MOST_KEPT:
+            _walked.clear()
+        walked = zip(*_walk_back(distinct[new], risk), strict=True)
+        _walked.update(zip([ties[row] for row in new], walked, strict=True))
+    found = np.array([_walked[tie] for tie in ties])
+    return found[inverse, 0], found[inverse, 1]
 
 
 def _walk_back(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, FloatArray]:
     """Walks back from the end of each tie with the distribution of the errors x among its first j places,
     and takes out what meets the risk. The end itself does not meet it.
+
+    Sums run from the left, so that a tie's bits are the same among whichever others it is walked.
     """
     size, hits, before, hits_before = counts.T
     x = np.arange(hits.max() + 1)
@@ -183,9 +186,10 @@ def _walk_back(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, Floa
         allowed = np.floor(risk * (before + j) + 1e-9) - hits_before
         few = chance[:, : max(0, int(allowed.max()) + 1)]
         meets = x[: few.shape[1]] <= allowed[:, None]
-        mean += (few * meets).sum(axis=1) * (before + j)
+        if few.size:
+            mean += np.cumsum(few * meets, axis=1)[:, -1] * (before + j)
         few[meets] = 0
-    return mean, chance.sum(axis=1)
+    return mean, np.cumsum(chance, axis=1)[:, -1]
 
 
 def errors_caught(errors: ArrayLike, uncertainty: ArrayLike, budget: float) -> float:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rdbench.benchmark.evaluate import evaluate_predictions
+from rdbench.benchmark.evaluate import INTERVAL, NO_INTERVAL, evaluate_predictions
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult, Figure, Predictions, Threshold
-from rdbench.datasets.catalogue import DATASETS
+from rdbench.datasets import DATASETS, differences
 from rdbench.errors import InputError
+from rdbench.metrics.statistics import RESAMPLES
 from rdbench.report.columns import bounded, describe
 from rdbench.report.derived import LARGEST
 from rdbench.report.entries import REFERENCE, Entry, entry_predictions, read_entry
@@ -22,9 +23,9 @@ TOLERANCE = 1e-6
 def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> list[str]:
     """What is wrong with the entry, one line each; nothing if all agrees.
 
-    Schema, place, protocol version, official categories and counts, hashes of the predictions, every image figure and
-    the threshold computed again from them, and bounds of the figures that cannot be (pixels, cost). `advance` is called
-    once per cell.
+    Schema, place, protocol version, official categories and counts, hashes of the predictions, every image figure with
+    its interval and the threshold computed again from them, and bounds of the figures that cannot be (pixels, cost).
+    `advance` is called once per cell.
     """
     try:
         entry = read_entry(path)
@@ -82,8 +83,11 @@ def _official(cell: CellResult) -> Iterator[str]:
         return
     if counts is None or spec.category not in counts:
         yield f"{spec.category} is not an official category of {spec.dataset}, yet the result does not say custom"
-    elif counts[spec.category].get("test", split.test) != split.test:
-        yield f"{split.test} test images where the official set has {counts[spec.category]['test']}"
+    else:
+        official = counts[spec.category]
+        held_out = 0 if "validation" in official else split.calibration
+        found = {"train": split.train + held_out, "validation": split.calibration, "test": split.test}
+        yield from differences(official, found)
 
 
 def _figures(cell: CellResult) -> Iterator[str]:
@@ -117,7 +121,12 @@ def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
         yield f"{split.calibration} calibration images, but {len(predictions.calibration_scores)} calibration scores"
     if predictions.conditions != cell.spec.conditions:
         yield f"conditions {', '.join(cell.spec.conditions)}, but predictions for {', '.join(predictions.conditions)}"
-    threshold, image = evaluate_predictions(predictions, cell.threshold.alpha, resamples=0)
+    ends: tuple[str, ...] = ("value", "low", "high")
+    if cell.interval not in (INTERVAL, NO_INTERVAL):
+        yield f"intervals made otherwise ({cell.interval}), as in another rdbench; `rdbench evaluate` computes them"
+        ends = ("value",)
+    resamples = RESAMPLES if cell.interval == INTERVAL else 0
+    threshold, image = evaluate_predictions(predictions, cell.threshold.alpha, resamples)
     if not _agree(threshold.value, cell.threshold.value):
         yield f"threshold {cell.threshold.value}, but the calibration scores give {threshold.value}"
     stated = cell.threshold
@@ -134,7 +143,7 @@ def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
             yield f"{condition}, {', '.join(missing)}: missing, as in an older rdbench; `rdbench evaluate` computes it"
         for name in sorted(said):
             found, given = again.get(name), said[name]
-            if found is None or not _agree(found.value, given.value):
+            if found is None or not all(_agree(getattr(found, end), getattr(given, end)) for end in ends):
                 yield f"{condition}, {name}: {_written(given)}, but the predictions give {_written(found)}"
 
 
@@ -151,4 +160,7 @@ def _agree(first: float | None, second: float | None) -> bool:
 def _written(figure: Figure | None) -> str:
     if figure is None:
         return "missing"
-    return "undefined" if figure.value is None else f"{figure.value:.6g}"
+    if figure.value is None:
+        return "undefined"
+    ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.6g} to {figure.high:.6g})"
+    return f"{figure.value:.6g}{ends}"

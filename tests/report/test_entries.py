@@ -13,6 +13,7 @@ import pytest
 from rdbench.benchmark.results import Figure
 from rdbench.benchmark.store import Store, sha256
 from rdbench.errors import InputError
+from rdbench.metrics.statistics import RESAMPLES
 from rdbench.report.entries import Source, published, stored, write_entries
 from rdbench.report.leaderboard import write_site
 from rdbench.report.rankings import make_rankings
@@ -28,13 +29,15 @@ def store(tmp_path_factory):
     store.root.mkdir()
     for method in ("tta", "mc_dropout"):
         for seed in (0, 1):
-            source = make_source(method, "tablets", seed)
+            source = make_source(method, "tablets", seed, resamples=RESAMPLES)
             predictions = source.predictions()
             predictions.save(folder / "p.npz")
             labels = predictions.labels
             split = source.result.split.model_copy(
-                update={"test": len(labels), "test_anomalous": int(labels.sum()), "calibration": 24}
-            )
+                update={
+                    "test": len(labels), "test_anomalous": int(labels.sum()), "calibration": 24, "custom": "made up",
+                }
+            )  # fmt: skip
             result = source.result.model_copy(update={"predictions_sha256": sha256(folder / "p.npz"), "split": split})
             store.write(result, folder / "p.npz")
     return store
@@ -79,7 +82,7 @@ def test_the_commands_publish_check_and_show(rdbench, store, tmp_path, monkeypat
     edit(files[1], set_figure(0.0001))
     done = rdbench("validate", files[1], tmp_path / "nowhere.json")
     assert done.code == 1
-    assert "augrc: 0.0001, but the predictions give" in " ".join(done.out.split())
+    assert "augrc: 0.0001 (" in " ".join(done.out.split())
     assert "cannot read" in done.out
     write_entries(stored(store), entries)
     monkeypatch.chdir(tmp_path / "entries")  # where there is no run of one's own
@@ -141,9 +144,9 @@ def call_official(content):
         cell["spec"]["dataset"] = "mvtec_ad"
 
 
-def set_figure(value, name="augrc", part="image"):
+def set_figure(value, name="augrc", part="image", end="value"):
     def change(content):
-        content["cells"][1][part]["clean"][name]["value"] = value
+        content["cells"][1][part]["clean"][name][end] = value
 
     return change
 
@@ -164,7 +167,12 @@ def turn_interval(content):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (set_figure(0.0001), "seed 1: clean, augrc: 0.0001, but the predictions give"),
+        (set_figure(0.0001), "seed 1: clean, augrc: 0.0001 ("),
+        (set_figure(-0.0001, end="low"), "(-0.0001 to "),
+        (set_figure(0.9999, end="high"), "to 0.9999), but the predictions give"),
+        (set_figure(None, end="low"), "seed 1: clean, augrc: 0."),
+        (lambda content: content["cells"][0].update(interval="left out"), "), but the predictions give"),
+        (lambda content: content["cells"][0].update(interval="guessed"), "intervals made otherwise (guessed)"),
         (set_figure(None), "seed 1: clean, augrc: undefined, but the predictions give"),
         (set_figure(1.5, "pixel_auroc", "pixel"), "clean, pixel_auroc: 1.5 is not between 0 and 1"),
         (
@@ -235,6 +243,8 @@ def test_a_category_that_is_not_official_must_say_custom(tmp_path):
     for dataset, category, words in (
         ("mvtec_ad", "tyres", "tyres is not an official category of mvtec_ad"),
         ("mvtec_ad", "bottle", "60 test images where the official set has 83"),
+        ("mvtec_ad", "bottle", "72 train images where the official set has 209"),
+        ("mvtec_ad2", "can", "12 validation images where the official set has 46"),
         ("elsewhere", "bottle", "bottle is not an official category of elsewhere"),
     ):
         path = tmp_path / dataset / "tta.json"
