@@ -56,19 +56,23 @@ class GroupOutcome:
     sharing: Sharing = field(default_factory=Sharing)
 
 
-def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> GroupOutcome:
+def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec], *, keep_work: bool = False) -> GroupOutcome:
     """Fit, predict, evaluate and store the cells of one group that are not there yet.
 
-    A failing method costs its own cell only. Raises InputError if another run is at work on the group.
+    A failing method costs its own cell only. What was fitted is removed when all went well, unless `keep_work` says
+    that more cells of the group are to be built on it. Raises InputError if another run is at work on the group.
     """
     first = specs[0]
     with bench.store.locks.hold(first.group_id, f"{first.dataset}/{category.name}, seed {first.seed}"):
+        directory = bench.store.work_directory(f"{first.group_id}-{_made_with(bench.provenance)}")
         specs = [spec for spec in specs if not bench.store.has(spec, with_model=bench.settings.keep_models)]
-        return _run_locked(bench, category, specs) if specs else GroupOutcome()
+        outcome = _run_locked(bench, category, specs, directory) if specs else GroupOutcome()
+        if not (keep_work or outcome.failures):
+            bench.store.remove_work(directory)
+        return outcome
 
 
-def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> GroupOutcome:
-    directory = bench.store.work_directory(f"{specs[0].group_id}-{_made_with(bench.provenance)}")
+def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec], directory: Path) -> GroupOutcome:
     group = _Group(bench, category, specs[0], directory)
     failures: list[CellFailure] = []
     runs: list[tuple[CellSpec, MethodRun]] = []
@@ -91,8 +95,6 @@ def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> 
             failures.append(failed(bench, spec, "store", error))
     group.sharing.trained = group.shared.trained
     bench.reporter.line(f"  {group.sharing}")
-    if not failures:
-        bench.store.remove_work(directory)
     return GroupOutcome(tuple(failures), group.sharing)
 
 

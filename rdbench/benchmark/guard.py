@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, TextIO
 
 import torch
@@ -183,6 +183,22 @@ def _set_autocast(were: list[tuple[str, bool, torch.dtype]]) -> None:
         torch.set_autocast_dtype(kind, dtype)
 
 
+_FLOAT32: list[Any] = []
+"""Where torch keeps how float32 is computed, since 2.9; its older settings cannot be read while these disagree."""
+if hasattr(torch.backends, "fp32_precision"):
+    paths = ("cudnn", "cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+    _FLOAT32 = [torch.backends, *(attrgetter(path)(torch.backends) for path in paths)]
+
+
+def _float32() -> list[str]:
+    return [backend.fp32_precision for backend in _FLOAT32]
+
+
+def _set_float32(were: list[str]) -> None:
+    for backend, was in zip(_FLOAT32, were, strict=True):
+        backend.fp32_precision = was
+
+
 def _flushes_denormals() -> bool:
     return not torch.full((1,), 1e-40, dtype=torch.float32, device="cpu").mul(0.5).item()
 
@@ -225,6 +241,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         torch.use_deterministic_algorithms,
     ),
     "torch's hooks on all modules": (_hooks, _set_hooks),
+    "how torch computes float32": (_float32, _set_float32),  # before the next: it cannot be read while these disagree
     "torch's matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     **{
         f"{backend.__name__}.{name}": (partial(getattr, backend, name), partial(setattr, backend, name))

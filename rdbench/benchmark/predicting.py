@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +31,7 @@ from rdbench.datasets.decode import DecodedImages
 from rdbench.errors import InputError
 from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Batch, Prediction
-from rdbench.rd.precision import Precision, autocast
+from rdbench.rd.precision import Precision, autocast, steady_cudnn
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod
 from rdbench.shifts import KINDS, Condition, apply_shift, apply_to_mask
@@ -93,7 +94,7 @@ def predict_group(
         The teacher's seconds per image, over the clean batches.
     """
     untouched = UntouchedNetwork("the teacher", teacher)
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode(), steady_cudnn(), autocast(device, precision):
         for run in runs:
             run.calibration = Said.empty(1, len(calibration))
             run.said = Said.empty(len(conditions), len(test.images))
@@ -145,7 +146,10 @@ def _measure_alone(
     run.gflop = count_flop(partial(predict, 1)) / 1e9
     sizes = (1, 4 * batch_size) if device.type == "cuda" else (1,)
     for size in [size for size in sizes if size <= len(test.images)]:
-        run.throughput[size] = size / seconds_per_call(partial(predict, size), device, repeats=3 if size == 1 else 1)
+        too_large = suppress(torch.OutOfMemoryError) if size > batch_size else nullcontext()
+        with too_large:  # a speed that cannot be had is no reason to lose the cell
+            seconds = seconds_per_call(partial(predict, size), device, repeats=3 if size == 1 else 1)
+            run.throughput[size] = size / seconds
 
 
 def _predict_test(
@@ -209,7 +213,7 @@ def predict_again(
     """
     maps, unsure = [], []
     untouched = UntouchedNetwork("the teacher", teacher)
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode(), steady_cudnn(), autocast(device, precision):
         for start in range(0, len(chosen), batch_size):
             images = normalise(to_unit(test.images[chosen[start : start + batch_size]], device))
             prediction = _predict(run, _Handed(Batch(images, partial(teacher, images)), untouched), device, seed)
@@ -291,7 +295,7 @@ def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], device: torc
         raise BrokenMethod(f"prediction.{name} is on {value.device}, wanted {device}, where the batch is")
     if not value.numel():
         raise BrokenMethod(f"prediction.{name} is empty")
-    low, high = (float(bound) for bound in torch.aminmax(value))
+    low, high = torch.stack(torch.aminmax(value)).tolist()  # in one: a GPU is waited for once
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"prediction.{name} holds NaN or infinity")
     if nonnegative and low < 0:

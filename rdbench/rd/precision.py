@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -27,6 +28,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     # No cache of cast weights: it lives until the outermost autocast ends, so that training inside another autocast
     # would go on with the weights of its first step.
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
+def steady_cudnn() -> AbstractContextManager[None]:
+    """A context in which a GPU's convolutions give the same bits each time, and float32 is not cut to TF32."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _has_bf16(device: torch.device) -> bool:

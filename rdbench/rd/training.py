@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
-from rdbench.rd.precision import autocast
+from rdbench.rd.precision import autocast, steady_cudnn
 
 LEARNING_RATE = 0.005
 BETAS = (0.5, 0.999)
@@ -59,7 +59,7 @@ def train_student(
     shuffle = torch.Generator().manual_seed(seed)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True),
+        steady_cudnn(),
     ):
         torch.manual_seed(seed)  # for what the student draws itself, such as dropout
         for epoch in range(1, settings.epochs + 1):

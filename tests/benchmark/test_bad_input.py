@@ -252,6 +252,8 @@ class Strange:
         ("raise type('Odd', (BaseException,), {})('x')", "pass", "Odd: x", 1),
         ("pass", "torch.set_default_device('meta'); return None", "predict returned NoneType", 1),
         ("pass", "torch.set_float32_matmul_precision('medium'); return None", "predict returned NoneType", 1),
+        ("pass", "torch.backends.fp32_precision = 'tf32'; return None", "predict returned NoneType", 1),
+        ("pass", "torch.set_grad_enabled(True); return None", "predict returned NoneType", 1),
         (
             "torch.nn.modules.module.register_module_forward_hook(lambda *_: []); self.x",
             "pass",
@@ -283,7 +285,7 @@ class Strange:
         ),
         ("pass", "import sys; sys.stderr.close(); sys.stdout.close(); return None", "predict returned NoneType", 1),
         ("pass", "import os; os.umask(0o777); return None", "predict returned NoneType", 1),
-        ("pass", "import signal; signal.alarm(1); return None", "predict returned NoneType", 1),
+        ("pass", "import signal; signal.alarm(60); return None", "predict returned NoneType", 1),
         (
             "pass",
             "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); return None",

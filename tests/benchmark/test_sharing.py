@@ -117,7 +117,12 @@ def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_netwo
 
     outcomes: list[group.GroupOutcome] = []
     monkeypatch.setattr("rdbench.benchmark.fitting.train_student", recorded)
-    monkeypatch.setattr(group, "run_group", lambda *arguments: outcomes.append(run_group(*arguments)) or outcomes[-1])
+
+    def kept_outcome(*arguments, **options):  # type: ignore[no-untyped-def]
+        outcomes.append(run_group(*arguments, **options))
+        return outcomes[-1]
+
+    monkeypatch.setattr(group, "run_group", kept_outcome)
     methods = ",".join(find_methods())
     few = [part for name in ("members", "folds", "samples", "draws") for part in ("-o", f"{name}=2")]
     done = rdbench(
@@ -146,13 +151,34 @@ def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_netwo
     assert f"networks trained: {sharing.trained}, where cells run one by one train {sharing.alone}" in done.error()
 
 
+def test_runs_of_a_sweep_that_differ_in_their_shifts_share_one_training(
+    rdbench: Command, root: Path, trained: list[int], tmp_path: Path
+) -> None:
+    sweep, out = tmp_path / "sweep.yaml", tmp_path / "runs"
+    sweep.write_text(f"""\
+defaults: {{datasets: [mvtec_ad2], categories: [vial], root: {root}, backbone: embedded, image_size: 64, epochs: 1,
+  precision: fp32, gallery: false}}
+runs:
+  - methods: [deterministic]
+  - methods: [knn]
+    shifts: [exposure:3]
+""")
+    assert rdbench("sweep", sweep, "--out", out).code == 0
+    assert len(cells(out)) == 2
+    assert len(trained) == 1
+    assert "nothing is at work here" in rdbench("status", out).out
+    assert "left over" not in rdbench("status", out).out
+    assert rdbench("sweep", sweep, "--out", out).code == 0
+    assert len(trained) == 1
+
+
 def test_a_group_that_fails_is_said_though_its_cells_are_there_without_their_models(
     rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = (*RUN, "--root", root, "--method", "deterministic", "--no-gallery", "--out", tmp_path)
     assert rdbench(*run).code == 0
 
-    def out_of_memory(*_: object) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
         raise MemoryError("no room")
 
     monkeypatch.setattr(group, "run_group", out_of_memory)

@@ -75,14 +75,15 @@ def run_task(task: Task, reporter: Reporter) -> TaskOutcome:
     failures: list[CellFailure] = []
     try:
         for part in task.parts:
-            failures += _run_part(part, reporter)
+            more = part is not task.parts[-1]
+            failures += _run_part(part, reporter, keep_work=more or bool(failures))
     except InputError as error:
         reporter.line(f"  cannot run: {error}")
         return TaskOutcome(tuple(failures), str(error))
     return TaskOutcome(tuple(failures))
 
 
-def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
+def _run_part(part: Part, reporter: Reporter, keep_work: bool) -> list[CellFailure]:
     from rdbench.benchmark.device import choose_device
     from rdbench.benchmark.group import Bench, failed, run_group
     from rdbench.benchmark.provenance import provenance
@@ -108,7 +109,7 @@ def _run_part(part: Part, reporter: Reporter) -> list[CellFailure]:
     below = f" below {settings.root}" if settings.root else ""
     _same(f"images of {settings.dataset}/{first.category}{below}", first.fingerprint, category.fingerprint)
     try:
-        return list(run_group(bench, category, part.specs).failures)
+        return list(run_group(bench, category, part.specs, keep_work=keep_work).failures)
     except InputError:
         raise
     except Exception as error:  # memory that ran out, say: the other groups are still to be run
