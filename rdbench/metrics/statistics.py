@@ -160,23 +160,27 @@ def rank_intervals(
     values: Mapping[str, ArrayLike],
     *,
     higher_is_better: bool,
+    replicates: Mapping[str, ArrayLike] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, RankInterval]:
     """The rank of each method by its mean over categories and seeds, and the interval of that rank.
 
-    values: per method (C, S), or (C, S, R) resamples over parts, whose r-th go together. Each resample draws the
-    same seeds within each category for all methods; the categories stand as they are, being the benchmark itself. A
-    cell that is `nan` for one method is left out for all.
+    values: per method (C, S). replicates: of each method (C, S, R) resamples of them over parts, whose r-th go
+    together. Each resample draws the same seeds within each category for all methods; the categories stand as they
+    are, being the benchmark itself. A cell that is `nan` for one method is left out for all.
     """
-    cells = np.stack([_cells(name, array) for name, array in values.items()])
+    cells, drawn = (
+        np.stack([_cells(name, given[name]) for name in values]) for given in (values, replicates or values)
+    )
     cells = np.where(np.isnan(cells).any(axis=0), np.nan, cells)
+    drawn = np.where(np.isnan(cells) | np.isnan(drawn).any(axis=0), np.nan, drawn)
     sign = -1.0 if higher_is_better else 1.0
-    if cells.shape[3] > 1:
-        resamples = cells.shape[3]
-    means = _resampled_means(cells, resamples, np.random.default_rng(seed))
-    plain = _ranks(sign * _mean(_mean(_mean(cells)))[:, None])[:, 0]
+    if replicates is not None:
+        resamples = drawn.shape[3]
+    means = _resampled_means(drawn, resamples, np.random.default_rng(seed))
+    plain = _ranks(sign * _mean(_mean(cells[..., 0]))[:, None])[:, 0]
     ranks = _ranks(sign * means)
     intervals = percentile_intervals(ranks, level)
     return {

@@ -88,7 +88,7 @@ def make_board(ranking: Ranking, advance: Callable[[], None] = lambda: None) -> 
         replicates = lead_replicates(ranking, condition, evidence.augrc)
         standings.append(
             Standing(
-                rank_methods(ranking, replicates),
+                rank_methods(ranking, condition, replicates),
                 least_difference(ranking, condition, replicates),
                 critical_difference(ranking, condition),
             )

@@ -10,8 +10,8 @@ from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import title, written, written_interval
 from rdbench.report.entries import Source
 from rdbench.report.means import Mean
-from rdbench.report.rankings import Ranking, make_rankings
-from rdbench.report.reread import pick_conditions
+from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
+from rdbench.report.reread import measured, nothing_under, pick_conditions
 from rdbench.report.standings import LEAD
 from rdbench.report.tables import NOT_THE_SAME, WITH_MARGIN
 
@@ -37,12 +37,9 @@ def markdown(sources: Sequence[Source], conditions: Sequence[str] = ()) -> str:
     """
     rankings = make_rankings(sources)
     under = pick_conditions(rankings, conditions)
-    tables = [
-        _table(ranking, ranking.conditions.index(condition))
-        for ranking in rankings
-        for condition in under
-        if condition in ranking.conditions
-    ]
+    tables = [_table(ranking, k) for ranking in map(with_mean_shifts, rankings) for k in measured(ranking, under)]
+    if not tables:
+        raise nothing_under(under)
     return "\n".join(tables)
 
 

@@ -18,7 +18,7 @@ from rdbench.report.entries import Source
 from rdbench.report.gallery import Shown, pictures
 from rdbench.report.rankings import Ranking
 from rdbench.report.standings import LEAD
-from rdbench.report.views import CONTROL_NAMES, Written, reference_method
+from rdbench.report.views import CONTROL_NAMES, Written
 from rdbench.words import count
 
 Facts = list[tuple[str, str]]
@@ -72,7 +72,7 @@ def section(board: Board) -> dict[str, Any]:
         "columns": columns(board),
         "rows": board.rows(0),
         "sureness": sureness(board, 0),
-        "reference": ranking.methods[reference_method(ranking)],
+        "reference": ranking.methods[ranking.reference(0)],
         "methods": [
             {"name": name, "page": board.page_of(m), "index": m} for m, name in enumerate(ranking.methods)
         ],
@@ -86,7 +86,7 @@ def script_data(board: Board) -> dict[str, Any]:
         "columns": [{"name": c["name"], "title": c["title"], "direction": c["direction"]} for c in columns(board)],
         "methods": [[name, board.page_of(m)] for m, name in enumerate(board.ranking.methods)],
         "controls": list(CONTROL_NAMES.values()),
-        "reference": reference_method(board.ranking),
+        "reference": board.ranking.reference(0),
         "conditions": {
             name: [board.data_path(name), board.data_path(name, "categories"), under(board.ranking, name)]
             for name in board.ranking.conditions

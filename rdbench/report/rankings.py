@@ -163,7 +163,7 @@ class Ranking:
         """The method whose predictions the controls are about: `deterministic` if it has all cells, else the first."""
         rows = self.rows(condition)
         wanted = [m for m in rows if self.methods[m] == REFERENCE and not self.share(m, condition)]
-        return (wanted or rows)[0]
+        return (wanted or rows or [0])[0]
 
     @cached_property
     def _places(self) -> list[list[tuple[int, int, int]]]:

@@ -140,6 +140,18 @@ def pick_conditions(rankings: Sequence[Ranking], wanted: Sequence[str]) -> tuple
     return tuple(known) if EVERY in wanted else _pick("condition", known, wanted) or (CLEAN,)
 
 
+def measured(ranking: Ranking, conditions: Sequence[str]) -> list[int]:
+    """Those of the conditions under which the ranking has a cell; a mean over shifts needs one with all of them."""
+    return [k for k, name in enumerate(ranking.conditions) if name in conditions and ranking.rows(k)]
+
+
+def nothing_under(conditions: Sequence[str]) -> InputError:
+    """That no ranking has a cell under any of them."""
+    return InputError(
+        f"no cell was measured under {', '.join(conditions)}; a mean over shifts is that of cells with all of them"
+    )
+
+
 def _pick(kind: str, known: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
     for name in wanted:
         if name not in known:

@@ -18,6 +18,7 @@ from rdbench.report.rankings import Ranking
 LEAD = "augrc"
 """The figure by which methods are ranked."""
 RESAMPLES = 200
+"""Of cells that have none of their own."""
 
 
 def best_and_tied(ranking: Ranking, mean: Mean, condition: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -61,15 +62,18 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
     f = ranking.metrics.index(LEAD)
     value, low, high = (array[:, :, :, condition, f] for array in (ranking.value, ranking.low, ranking.high))
     methods, categories, _ = value.shape
-    draws = np.random.default_rng(0).standard_normal((methods, categories, 1, RESAMPLES)) / norm.ppf(0.975)
+    resamples = RESAMPLES if augrc is None else augrc.shape[-1]
+    draws = np.random.default_rng(0).standard_normal((methods, categories, 1, resamples)) / norm.ppf(0.975)
     down, up = np.nan_to_num(value - low)[..., None], np.nan_to_num(high - value)[..., None]
     made = value[..., None] + np.where(draws < 0, draws * down, draws * up)
     if augrc is None:
         return np.asarray(made)
-    return np.where(np.isnan(augrc[:, :, :, condition]), made, augrc[:, :, :, condition])
+    drawn = augrc[:, :, :, condition]
+    has = ~np.isnan(drawn).all(axis=-1, keepdims=True)  # a resample without a failure stays undefined
+    return np.where(has, drawn, made)
 
 
-def rank_methods(ranking: Ranking, replicates: FloatArray) -> dict[int, RankInterval]:
+def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> dict[int, RankInterval]:
     """The rank of each complete method by the lead figure, with its 95 % interval over parts and seeds.
 
     Methods are compared on the cells in which all have the figure; without such a cell nobody has a rank.
@@ -77,8 +81,12 @@ def rank_methods(ranking: Ranking, replicates: FloatArray) -> dict[int, RankInte
     taking_part = _ranked(ranking, replicates)
     if len(taking_part) < 2:
         return {}
-    values = {str(m): replicates[m] for m in taking_part}
-    ranks = rank_intervals(values, higher_is_better=False)
+    shown = ranking.value[:, :, :, condition, ranking.metrics.index(LEAD)]
+    ranks = rank_intervals(
+        {str(m): shown[m] for m in taking_part},
+        higher_is_better=False,
+        replicates={str(m): replicates[m] for m in taking_part},
+    )
     return {int(name): rank for name, rank in ranks.items() if not np.isnan(rank.rank)}
 
 

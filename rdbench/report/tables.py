@@ -18,7 +18,7 @@ from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import UNDEFINED, describe, title, written, written_interval
 from rdbench.report.means import Mean
 from rdbench.report.rankings import ALL_SHIFTS, Ranking, make_rankings, with_mean_shifts
-from rdbench.report.reread import pick_conditions
+from rdbench.report.reread import measured, nothing_under, pick_conditions
 from rdbench.words import count
 
 COLUMNS = (
@@ -89,7 +89,9 @@ def summary_table(
     for ranking in rankings:
         names = under or ((CLEAN, ALL_SHIFTS) if brief and len(ranking.conditions) > MANY else ranking.conditions)
         ranking = with_mean_shifts(ranking)
-        shown.append((ranking, [ranking.conditions.index(name) for name in names if name in ranking.conditions]))
+        shown.append((ranking, measured(ranking, names)))
+    if under and not any(chosen for _, chosen in shown):
+        raise nothing_under(under)
     return Summary([(ranking, chosen) for ranking, chosen in shown if chosen], list(failures))
 
 

@@ -60,11 +60,6 @@ def shown_columns(ranking: Ranking) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if name in there)
 
 
-def reference_method(ranking: Ranking) -> int:
-    """The method whose predictions the control rows are about: `deterministic`, else the first."""
-    return ranking.methods.index("deterministic") if "deterministic" in ranking.methods else 0
-
-
 def table_rows(
     ranking: Ranking,
     mean: Mean,
@@ -80,7 +75,7 @@ def table_rows(
     at = {name: index for index, name in enumerate(ranking.metrics)}
     best, tied = best_and_tied(ranking, mean, condition)
     methods = [m for m in range(len(ranking.methods)) if mean.defined[m, condition].any()]
-    sources = [(m, "") for m in methods] + [(reference_method(ranking), f"_{control}") for control in CONTROLS]
+    sources = [(m, "") for m in methods] + [(ranking.reference(condition), f"_{control}") for control in CONTROLS]
     picked = np.array([[at.get(name + suffix, -1) for name in columns] for _, suffix in sources])
     rows = np.array([m for m, _ in sources])[:, None]
     value, low, high = (

@@ -156,14 +156,15 @@ def test_runs_of_a_sweep_that_differ_in_their_shifts_share_one_training(
 ) -> None:
     sweep, out = tmp_path / "sweep.yaml", tmp_path / "runs"
     sweep.write_text(f"""\
-defaults: {{datasets: [mvtec_ad2], categories: [vial], root: {root}, backbone: embedded, image_size: 64, epochs: 1,
+defaults: {{datasets: [mvtec_ad2], categories: [vial], root: {root}, backbones: [embedded], image_size: 64, epochs: 1,
   precision: fp32, gallery: false}}
 runs:
   - methods: [deterministic]
-  - methods: [knn]
+  - methods: [scale_disagreement]
     shifts: [exposure:3]
 """)
-    assert rdbench("sweep", sweep, "--out", out).code == 0
+    done = rdbench("sweep", sweep, "--out", out)
+    assert done.code == 0, done.err
     assert len(cells(out)) == 2
     assert len(trained) == 1
     assert "nothing is at work here" in rdbench("status", out).out

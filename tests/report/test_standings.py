@@ -57,10 +57,10 @@ def test_higher_is_better_where_the_catalogue_says_so(make_cell):
 
 def test_ranks_of_methods_far_apart_are_certain_and_of_equals_are_not(make_cell):
     apart = ranking_of(make_cell, {"x": 0.1, "y": 0.5, "z": 0.9})
-    ranks = rank_methods(apart, lead_replicates(apart, 0, None))
+    ranks = rank_methods(apart, 0, lead_replicates(apart, 0, None))
     assert [(r.low, r.high) for r in ranks.values()] == [(1, 1), (2, 2), (3, 3)]
     equal = ranking_of(make_cell, {"x": 0.3, "y": 0.3, "z": 0.3})
-    ranks = rank_methods(equal, lead_replicates(equal, 0, None))
+    ranks = rank_methods(equal, 0, lead_replicates(equal, 0, None))
     assert [(r.low, r.high) for r in ranks.values()] == [(1, 3)] * 3
 
 
@@ -68,8 +68,27 @@ def test_only_complete_methods_with_failures_have_a_rank(make_cell):
     cells = [make_cell(m, c) for m in ("x", "y") for c in ("a", "b")]
     cells += [make_cell("partial", "a"), *(make_cell("perfect", c, failures=0) for c in ("a", "b"))]
     [ranking] = make_rankings(cells)
-    ranks = rank_methods(ranking, lead_replicates(ranking, 0, None))
+    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, None))
     assert {ranking.methods[m] for m in ranks} == {"x", "y"}
+
+
+def test_a_resample_without_a_failure_stays_undefined_and_a_cell_without_any_is_drawn(make_cell):
+    ranking = ranking_of(make_cell, {"x": 0.1, "y": 0.5}, categories=("a",))
+    drawn = np.full((2, 1, 2, 1, 50), np.nan)
+    drawn[:, :, 0] = 0.2
+    drawn[0, 0, 0, 0, :10] = np.nan
+    found = lead_replicates(ranking, 0, drawn)
+    np.testing.assert_array_equal(found[:, :, 0], drawn[:, :, 0, 0])
+    assert np.isfinite(found[:, :, 1]).all()
+    assert len(np.unique(found[0, 0, 1])) == 50
+
+
+def test_the_rank_is_that_of_the_figures_that_are_shown(make_cell):
+    ranking = ranking_of(make_cell, {"x": 0.1, "y": 0.11}, categories=("a",))
+    drawn = np.full((2, 1, 2, 1, 50), 0.1)
+    drawn[0] = 0.12  # as where a bootstrap is biased
+    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, drawn))
+    assert [(r.rank, r.low, r.high) for r in ranks.values()] == [(1, 2, 2), (2, 1, 1)]
 
 
 def test_the_least_difference_follows_from_the_intervals(make_cell):

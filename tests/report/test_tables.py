@@ -7,6 +7,8 @@ from rich.console import Console
 
 from rdbench.benchmark.results import CellFailure
 from rdbench.errors import InputError
+from rdbench.report.entries import Source
+from rdbench.report.markdown import markdown
 from rdbench.report.tables import summary_table
 
 
@@ -139,6 +141,21 @@ CONDITIONS = ("clean", *(f"{kind}:{severity}" for kind in KINDS for severity in 
 
 def blocks(text):
     return [line.strip() for line in text.splitlines() if line.strip() in (*CONDITIONS, "blur:mean", "shifts:mean")]
+
+
+def test_a_mean_condition_that_no_cell_has_is_not_shown(make_cell):
+    """Two methods under one shift each: no cell was measured under both."""
+    cells = [make_cell("x", conditions=("clean", "blur:3")), make_cell("y", conditions=("clean", "noise:3"))]
+    assert blocks(shown(cells, conditions=["clean", "shifts:mean"])) == ["clean"]
+    for show in (summary_table, lambda cells, conditions: markdown([Source(cell, "") for cell in cells], conditions)):
+        with pytest.raises(InputError, match="no cell was measured under shifts:mean"):
+            show(cells, conditions=["shifts:mean"])
+
+
+def test_the_mean_over_shifts_is_a_markdown_table_too(make_cell):
+    cells = [make_cell("x", conditions=("clean", "blur:3", "noise:3"))]
+    text = markdown([Source(cell, "") for cell in cells], ["shifts:mean"])
+    assert [line.strip("*").split()[-1] for line in text.splitlines() if line.startswith("**")] == ["shifts:mean"]
 
 
 def test_a_run_with_many_conditions_ends_with_clean_and_the_mean_over_shifts(make_cell):
