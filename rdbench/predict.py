@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from rdbench.benchmark.images import to_numpy
 from rdbench.benchmark.kept import KeptMethod
 from rdbench.benchmark.results import slug
 from rdbench.benchmark.store import RESULT, read_predictions, read_result
 from rdbench.datasets.base import ImageRecord
+from rdbench.datasets.decode import resized
 from rdbench.datasets.files import read_image
 from rdbench.errors import InputError
 from rdbench.metrics.detection import conformal_threshold
@@ -76,15 +74,13 @@ def predict_images(
     model = KeptMethod(cell, result, weights, device, methods_dir)
     calibration = read_predictions(cell, result).calibration_uncertainties
     doubtful = conformal_threshold(calibration, result.threshold.alpha).value
-    height, width = result.spec.image_size
     for number, path in enumerate(paths):
         try:
             pixels = read_image(ImageRecord(key=path.stem, label=0, part="", path=path))
         except InputError as error:
             unreadable(error)
             continue
-        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        prediction = model.predict(np.array(resized)[None])
+        prediction = model.predict(resized(pixels, result.spec.image_size)[None])
         score, uncertainty = float(prediction.anomaly_score[0]), float(prediction.uncertainty[0])
         said = Said(path, score, result.threshold.value, uncertainty, doubtful)
         if out is not None:

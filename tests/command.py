@@ -98,6 +98,12 @@ class Running:
             assert time.monotonic() < end, words
             time.sleep(0.02)
 
+    def kill(self) -> None:
+        """End it if it goes on; its workers end with it."""
+        if self.poll() is None:
+            self._process.kill()
+            self._process.join()
+
     def done(self, timeout: float = 300, kill_after: float | None = None) -> Done:
         """Wait for its end, or kill it after so many seconds; a run that takes longer than `timeout` is an error."""
         self._process.join(timeout if kill_after is None else kill_after)
@@ -122,10 +128,10 @@ def _run(argv: list[str], files: tuple[Path, Path], cwd: Path, environment: dict
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    if threads := environment.get("OMP_NUM_THREADS"):
-        import torch
+    import torch
 
-        torch.set_num_threads(int(threads))  # which a fresh process takes from there
+    # Which a fresh process takes from there; this one was forked by one that began in the environment of the first.
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = argv
     main()

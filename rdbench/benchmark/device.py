@@ -14,8 +14,12 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"--device {name}: auto, cpu, cuda or cuda:N is wanted") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: auto, cpu, cuda or cuda:N is wanted")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise InputError(f"--device {name}: this machine has no CUDA device that torch can use; try --device cpu")
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")

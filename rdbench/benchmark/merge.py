@@ -204,7 +204,7 @@ def _copy_failures(store: Store, target: Store) -> None:
     for path in sorted((store.root / FAILED).glob("*.json")):
         try:
             failure = CellFailure.model_validate_json(path.read_bytes())
-        except ValueError:
-            continue  # a note for people, no result
+        except (ValueError, FileNotFoundError):
+            continue  # a note for people, no result; or of a cell that has succeeded meanwhile
         if not target.has(failure.spec) and not target.failure_path(failure.spec).exists():
             target.write_failure(failure)

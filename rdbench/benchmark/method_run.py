@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdbench.benchmark.cost import memory_limit
 from rdbench.benchmark.images import to_numpy
@@ -83,26 +83,38 @@ class MethodRun:
 
     def parameters(self) -> int:
         """Parameters of every network the method holds, each counted once, the teacher's left out."""
-        return sum(p.numel() for p in self._own_parameters())
+        networks = [held for held in _held(vars(self.method)) if isinstance(held, nn.Module)]
+        return sum(p.numel() for p in {id(p): p for network in networks for p in network.parameters()}.values())
 
     def own_bytes(self) -> int:
-        """Memory of those parameters."""
-        return sum(p.numel() * p.element_size() for p in self._own_parameters())
+        """Memory of every tensor the method holds, in networks or by itself, the teacher's left out."""
+        found = list(_held(vars(self.method)))
+        tensors = [held for held in found if isinstance(held, Tensor)]
+        for network in [held for held in found if isinstance(held, nn.Module)]:
+            tensors += [*network.parameters(), *network.buffers()]
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
-    def _own_parameters(self) -> list[Tensor]:
-        networks = [n for n in _networks(vars(self.method)) if not isinstance(n, Teacher)]
-        return list({id(p): p for network in networks for p in network.parameters()}.values())
 
-
-def _networks(held: object) -> Iterator[torch.nn.Module]:
-    """The networks in nested lists, tuples and dicts."""
-    if isinstance(held, torch.nn.Module):
-        yield held
-    elif isinstance(held, dict):
-        yield from _networks(list(held.values()))
-    elif isinstance(held, list | tuple):
-        for item in held:
-            yield from _networks(item)
+def _held(value: object, seen: set[int] | None = None) -> Iterator[nn.Module | Tensor]:
+    """The networks, but for teachers, and tensors in nested lists, tuples, dicts and dataclasses."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module | Tensor):
+        if not isinstance(value, Teacher):
+            yield value
+        return
+    inside: Iterable[object] = ()
+    if isinstance(value, dict):
+        inside = value.values()
+    elif isinstance(value, list | tuple):
+        inside = value
+    elif is_dataclass(value) and not isinstance(value, type):
+        inside = [getattr(value, each.name, None) for each in fields(value)]
+    for item in inside:
+        yield from _held(item, seen)
 
 
 @dataclass

@@ -52,6 +52,10 @@ def _git_state(checkout: Path) -> tuple[str, bool | None]:
 
 def _git(checkout: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ["git", "--no-optional-locks", "-C", str(checkout), *arguments],  # else `status` gets in a commit's way
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
     )
     return done.stdout.strip()

@@ -91,7 +91,8 @@ def _set_levels(plan: Plan, reporter: Reporter) -> None:
         reporter.line(f"setting the threshold of {change}; their figures are computed again")
     with reporter.step("thresholds", len(plan.levels), "cells") as step:
         for spec, _, alpha in plan.levels:
-            evaluate_cell(plan.store, plan.store.root / spec.path, plan.store.load(spec), alpha)
+            with plan.store.locks.hold(spec.group_id, f"{spec.dataset}/{spec.category}, seed {spec.seed}"):
+                evaluate_cell(plan.store, plan.store.root / spec.path, plan.store.load(spec), alpha)
             step.advance()
 
 

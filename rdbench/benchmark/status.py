@@ -64,7 +64,6 @@ def read_status(root: Path) -> Status:
     """What is going on in the store at `root`. Raises InputError if there is none."""
     store = open_store(root, create=False)
     held, begun = list(store.locks.held()), _begun(root)
-    now = {holder.name for holder in store.locks.held()} | {holder.name for holder in held}
     runs = [holder for holder in held if holder.name.startswith(RUN)]
     groups = [holder for holder in held if not holder.name.startswith(RUN)]
     specs, damaged = _read(store.cells())
@@ -85,6 +84,7 @@ def read_status(root: Path) -> Status:
     if not specs and any(root.iterdir()) and not store.was_used():
         raise InputError(f"{root} is no directory of results: no run was at work there; name the --out of one")
     # A group may have begun, or ended, between one look and the next.
+    now = {holder.name for holder in store.locks.held()} | {holder.name for holder in held}
     names = [name for name in _begun(root) if name in begun and not name.startswith(tuple(now))]
     done = [name for name in names if _is_done(root / WORK / name, specs, failures)]
     return Status(

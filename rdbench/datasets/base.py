@@ -51,8 +51,3 @@ class Category:
     """(H, W, 3) uint8 RGB at the image's own size. Raises InputError that names an unreadable file. Picklable."""
     read_mask: Callable[[ImageRecord], MaskArray]
     """(H, W) bool at the image's own size, all False for a normal image. Picklable."""
-
-    @property
-    def lightings(self) -> tuple[str, ...]:
-        """The real lightings among the test images, sorted."""
-        return tuple(sorted({image.lighting for image in self.test} - {""}))

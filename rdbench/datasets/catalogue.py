@@ -79,7 +79,7 @@ DATASETS: dict[str, DatasetInfo] = {
     for info in (
         DatasetInfo(
             name="toy",
-            summary="drawn in memory: three categories, defects from invisible to plain, three lights",
+            summary="drawn in memory: three categories, defects from faint to plain, three lights",
             licence="Apache-2.0, as rdbench",
             url="",
             size="nothing to download",

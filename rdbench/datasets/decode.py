@@ -84,7 +84,7 @@ class DecodedImages:
                 self._pixels = np.memmap(path, np.uint8, "r+", shape=shape)
 
         def decode(index: int, image: ImageRecord) -> None:
-            self._pixels[index] = _resized(category, image, size)
+            self._pixels[index] = resized(category.read_image(image), size)
 
         self._decoding = [pool.submit(decode, index, image) for index, image in enumerate(images)]
 
@@ -109,7 +109,7 @@ def decode_batches(
 
     Holds one batch beside the one handed out, and one image at its own size per worker, whatever the number of images.
     """
-    decoded = _in_order(lambda image: _resized(category, image, size), images, workers, ahead=batch_size)
+    decoded = _in_order(lambda image: resized(category.read_image(image), size), images, workers, ahead=batch_size)
     while batch := list(islice(decoded, batch_size)):
         yield np.stack(batch)
 
@@ -122,8 +122,8 @@ def decode_masks(category: Category, images: Sequence[ImageRecord], workers: int
     return _in_order(category.read_mask, images, workers)
 
 
-def _resized(category: Category, image: ImageRecord, size: tuple[int, int]) -> ImageArray:
-    pixels = category.read_image(image)
+def resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """An image (h, w, 3) as (H, W, 3), by Pillow's bilinear filter; itself if it is of that size."""
     if pixels.shape[:2] == size:
         return pixels
     height, width = size

@@ -59,14 +59,6 @@ def anomaly_score(maps: Tensor) -> Tensor:
     return maps.flatten(1).amax(dim=1)
 
 
-def smooth(maps: Tensor) -> Tensor:
-    """Maps (B, H, W) under a Gaussian of :data:`SIGMA` pixels, as `scipy.ndimage.gaussian_filter` has it by default.
-
-    That is: cut off at four sigma (33 taps), the border mirrored with its own pixels repeated.
-    """
-    return _enlarge_and_smooth(maps, maps.shape[-2:])
-
-
 def _cosine(teacher: Tensor, student: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Cosine over `dims`, 0 for a zero vector, as `F.cosine_similarity`, which takes two to four times as long here."""
     t, s = teacher.float(), student.float()

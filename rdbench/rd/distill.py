@@ -32,6 +32,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rdbench.errors import InputError
+from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
 from rdbench.rd.embedded import EmbeddedNet
 from rdbench.rd.layerwise import fit_layers, linear_map
 from rdbench.rd.precision import autocast, resolve_precision
@@ -39,7 +40,6 @@ from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.teacher import Teacher, load_teacher
 from rdbench.rd.textures import GROUP, draw
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEACHER_CHANNELS, STUDENT_CHANNELS = (64, 128, 256), (32, 64, 128)
 PLACES = 96
 """Places per image whose cosines are compared, with each other and with those of one other image."""
@@ -93,7 +93,7 @@ def main(
     readouts = nn.ModuleList(
         nn.Conv2d(k, c, 1, bias=False) for k, c in zip(STUDENT_CHANNELS, TEACHER_CHANNELS, strict=True)
     ).to(device)
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     checkpoint = out.with_suffix(".checkpoint")
     if not checkpoint.exists():
         beginning = Drawings(batch_size, size, seed + 1, 0, device)

@@ -107,11 +107,6 @@ def entry_sources(path: Path) -> list[Source]:
     return sources
 
 
-def read_entries(directory: Path | None = None) -> list[CellResult]:
-    """All results of the entries in a directory, see `published`."""
-    return [source.result for source in published(directory)]
-
-
 def stored(store: Store) -> list[Source]:
     """All finished cells of a run. Raises InputError if one cannot be read."""
     return [

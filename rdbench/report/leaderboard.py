@@ -18,7 +18,6 @@ from rdbench.report.assets import leaderboard_directory
 from rdbench.report.boards import Board, make_board
 from rdbench.report.data_files import data_scripts
 from rdbench.report.entries import Source
-from rdbench.report.entries import read_entries as read_entries
 from rdbench.report.libraries import write_libraries
 from rdbench.report.machine import leaderboard_csv, leaderboard_json
 from rdbench.report.pages import gallery, method_page, section

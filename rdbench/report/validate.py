@@ -137,7 +137,7 @@ def _disagreements(cell: CellResult, predictions: Predictions) -> Iterator[str]:
         )
     for condition in sorted(image.keys() ^ cell.image.keys()):
         yield f"condition {condition}: in the {'predictions' if condition in image else 'result'} only"
-    for condition in image.keys() & cell.image.keys():
+    for condition in sorted(image.keys() & cell.image.keys()):
         again, said = image[condition], cell.image[condition]
         if missing := sorted(again.keys() - said.keys()):
             yield f"{condition}, {', '.join(missing)}: missing, as in an older rdbench; `rdbench evaluate` computes it"

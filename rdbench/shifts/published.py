@@ -1,6 +1,7 @@
 """The four shifts of ADShift (Cao, Zhu and Pang, ICCV 2023): those of ImageNet-C (Hendrycks and Dietterich, 2019).
- ADShift corrupts images at their own size and resizes
-them afterwards; rdbench shifts what the model sees, so that blur and noise weigh more here.
+
+ADShift corrupts images at their own size and resizes them afterwards; rdbench shifts what the model sees, so that blur
+and noise weigh more here.
 """
 
 from __future__ import annotations

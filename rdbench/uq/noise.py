@@ -83,7 +83,7 @@ def noise_loss(teacher: Pyramid, output: tuple[Pyramid, Pyramid]) -> Tensor:
 def mean_errors(student: nn.Module, images: NormalImages) -> Tensor:
     """(scales,): the mean cosine error over all images and positions, above 0."""
     sums = [
-        len(batch) * torch.stack([e.mean() for e in scale_maps(batch.features, student(batch.features))])
+        len(batch.features[0]) * torch.stack([e.mean() for e in scale_maps(batch.features, student(batch.features))])
         for batch in images.batches(16)
     ]
     return (torch.stack(sums).sum(dim=0) / len(images)).clamp_min(1e-8)

@@ -29,8 +29,3 @@ def log_instability(n: int, rank: int) -> NDArray[np.float64]:
     anomalous = logsumexp(binom.logpmf(np.arange(rank, n + 1)[:, None], n, p), axis=0)
     log_instability: NDArray[np.float64] = np.log(2) + np.minimum(normal, anomalous)
     return np.minimum(log_instability, 0)
-
-
-def rejected(log_instability: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
-    """RejEx: whether stability <= 1 - 2 exp(-`tolerance`)."""
-    return log_instability >= np.float64(np.log(2) - tolerance)

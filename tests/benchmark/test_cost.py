@@ -72,9 +72,16 @@ def test_the_machine_is_measured_in_shares_of_its_limit(rdbench: Command) -> Non
     assert "unknown backbone 'embeded'; did you mean embedded" in rdbench("bench", "--backbone", "embeded").error()
 
 
-def test_times_are_medians_after_a_warm_up() -> None:
+def test_times_are_medians_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = iter([0.2, 0.01, 0.1, 0.02])
-    assert 0.02 <= seconds_per_call(lambda: time.sleep(next(durations)), CPU, repeats=3) < 0.09
+    now = [0.0]
+
+    def call() -> None:
+        now[0] += next(durations)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: now[0])
+        assert seconds_per_call(call, CPU, repeats=3) == pytest.approx(0.02)
     with Stopwatch(CPU) as watch:
         time.sleep(0.02)
     assert watch.seconds >= 0.02

@@ -46,6 +46,7 @@ def test_killed_at_fifty_random_moments(root: Path, tmp_path: Path) -> None:
         for path, content in there.items():  # what is there is whole
             assert content == wanted[path]
         spared += bool(there)
+        seconds *= 1 if there else 1.1  # as where the machine has become slower
         assert not [path for cell in there for path in (runs / cell).glob(".*")], "nothing half-written is left"
         if code == 0:
             seconds = time.monotonic() - begun  # the next is killed while it works

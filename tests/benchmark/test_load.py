@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.long
 
 CHOICES, SEEDS, WORKERS = 100, 20, 2
 CELLS = CHOICES * SEEDS
-PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 METHOD = '''"""Next to no work, so that what is measured is the benchmark's own; it tells what is in use."""
 import ctypes, os, sys
@@ -65,9 +64,11 @@ class Look:
 
 
 def look_at(pid: int, finished: int) -> Look:
-    """Resident memory and open files. Raises OSError if the process has ended."""
-    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return Look(finished, resident * PAGE_MB, len(os.listdir(f"/proc/{pid}/fd")))
+    """Resident memory of its own (no files') and open files. Raises OSError if the process has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    if not (resident := re.search(r"RssAnon:\s+(\d+) kB", status)):
+        raise ProcessLookupError(f"process {pid} has ended")
+    return Look(finished, int(resident[1]) * 1024 / 1e6, len(os.listdir(f"/proc/{pid}/fd")))
 
 
 def finished_in(runs: Path) -> int:
@@ -117,17 +118,19 @@ def check_no_leak(told: Path) -> None:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Running:
+def started(tmp_path: Path) -> Iterator[Running]:
     mine, data = tmp_path / "mine", tmp_path / "data"
     trees.mvtec_ad(data, train=22)
     mine.mkdir()
     (mine / "trivial.py").write_text(METHOD.format(told=str(tmp_path / "in_use-")))
     seeds = [part for seed in range(SEEDS) for part in ("--seed", seed)]
-    return start(
+    run = start(
         "run", "-m", "trivial", "-o", f"x={','.join(map(str, range(CHOICES)))}", *seeds, "--methods-dir", mine,
         "--dataset", "folder", "--root", data, "--backbone", "embedded", "--image-size", "32", "--epochs", "1",
         "--precision", "fp32", "--no-gallery", "--workers", WORKERS, "--out", tmp_path / "runs",
     )  # fmt: skip
+    yield run
+    run.kill()
 
 
 def test_two_thousand_cells_on_two_workers(started: Running, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_two_thousand_cells_on_two_workers(started: Running, tmp_path: Path) -> 
             driver.append(look_at(started.pid, before))
             for child in children(started.pid):
                 workers.setdefault(child, []).append(look_at(child, before))
-        if 0 < before < CELLS and len(driver) % 12 == 0:
+        if 0 < before <= CELLS - CHOICES and len(driver) % 12 == 0:
             found = read_status(runs)
             told.append(check_status(found, before, finished_in(runs)))
     done = started.done()
@@ -173,4 +176,4 @@ def test_two_thousand_groups_go_through_the_pipes(tmp_path: Path) -> None:
     outcomes, _ = run_with(Workers(2), tasks)
     assert len(outcomes) == 2000
     assert look_at(os.getpid(), 0).megabytes - before.megabytes < 25
-    assert set(os.listdir("/proc/self/fd")) == files
+    assert set(os.listdir("/proc/self/fd")) <= files

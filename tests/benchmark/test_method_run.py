@@ -1,5 +1,6 @@
 """What is kept of a method's predictions."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,3 +37,19 @@ def test_parameters_that_members_share_are_counted_once() -> None:
     run = MethodRun(method)  # type: ignore[arg-type]
     assert run.parameters() == (3 * 4 + 4) + 2 * (4 * 2) + 2
     assert run.own_bytes() == 4 * run.parameters()
+
+
+def test_memory_counts_buffers_and_tensors_by_themselves_once() -> None:
+    """A method that holds itself, too: strangers' objects may."""
+
+    @dataclass
+    class Fitted:
+        mean: torch.Tensor
+        of: object = None
+
+    mean = torch.zeros(10)
+    fitted = Fitted(mean)
+    fitted.of = [fitted, mean[2:4]]  # a view: the same memory
+    run = MethodRun(SimpleNamespace(norm=nn.BatchNorm1d(5), fitted=fitted, draws={"all": (torch.zeros(3, 4),)}))  # type: ignore[arg-type]
+    assert run.parameters() == 2 * 5
+    assert run.own_bytes() == 4 * (2 * 5 + 2 * 5) + 8 + 4 * 10 + 4 * 3 * 4

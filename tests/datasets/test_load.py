@@ -52,7 +52,7 @@ def test_mvtec_ad(tmp_path: Path) -> None:
     assert [image.label for image in category.test] == [1, 1, 1, 0, 0, 0]
     assert [image.defect for image in category.test] == ["crack", "crack", "dent", "good", "good", "good"]
     assert len({image.part for image in category.test}) == 6
-    assert category.lightings == ()
+    assert {image.lighting for image in category.test} == {""}
     assert len(category.train) == 10
     assert len(category.calibration) == 10  # never fewer than ten, though 10 % of 20 are two
     assert {image.key for image in category.train + category.calibration} == {f"train/good/{n:03d}" for n in range(20)}
@@ -78,7 +78,7 @@ def test_mvtec_ad2(tmp_path: Path) -> None:
     category = load_category("mvtec_ad2", "vial", tmp_path, seed=0)
     assert (len(category.train), len(category.calibration), len(category.test)) == (4, 10, 24)
     assert category.calibration_source == "validation/good"
-    assert category.lightings == tuple(sorted(trees.LIGHTINGS))
+    assert {image.lighting for image in category.test} == set(trees.LIGHTINGS)
     parts = {image.part for image in category.test}
     assert parts == {f"test_public/{kind}/{number}" for kind in ("good", "bad") for number in ("000", "001")}
     image = next(image for image in category.test if image.key == "test_public/bad/001_shift_2")

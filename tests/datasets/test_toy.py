@@ -33,7 +33,7 @@ def test_counts_parts_and_lightings(category):
     assert (len(category.train), len(category.calibration), len(category.test)) == (60, 12, 60)
     assert Counter(record.label for record in category.test) == {0: 30, 1: 30}
     assert not any(record.label for record in (*category.train, *category.calibration))
-    assert category.lightings == ("regular", "shift_1", "underexposed")
+    assert {record.lighting for record in category.test} == {"regular", "shift_1", "underexposed"}
     assert {record.lighting for record in (*category.train, *category.calibration)} == {"regular"}
     keys = [record.key for record in (*category.train, *category.calibration, *category.test)]
     assert len(set(keys)) == len(keys)

@@ -21,7 +21,7 @@ from rdbench.rd.anomaly import anomaly_map, anomaly_score, scale_maps
 from rdbench.rd.training import TrainingSettings, train_student
 from rdbench.uq.conformal import cross_conformal_p_values, folds
 from rdbench.uq.noise import NoiseHeads, noise_loss
-from rdbench.uq.stability import log_instability, rejected
+from rdbench.uq.stability import log_instability
 
 NO_GEOMETRY = {"flips": False, "rotation": 0.0, "shift": 0.0}
 NO_LIGHT = {"brightness": 0.0, "contrast": 0.0}
@@ -275,6 +275,11 @@ def test_exceed_as_its_authors_compute_it():
     found = log_instability(n, n - int(n * contamination) + 1)
     np.testing.assert_allclose(1 - np.exp(found), np.abs(2 * anomalous - 1), atol=1e-12)
     assert np.isfinite(log_instability(2000, 1801)).all()
+
+
+def rejected(log_instability, tolerance):
+    """RejEx's rule: whether stability <= 1 - 2 exp(-tolerance)."""
+    return log_instability >= np.log(2) - tolerance
 
 
 def test_rejex_threshold_by_hand():

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from rdbench.rd.anomaly import anomaly_map, anomaly_score, distillation_loss, scale_maps, smooth
+from rdbench.rd.anomaly import anomaly_map, anomaly_score, distillation_loss, enlarge_and_smooth, scale_maps
 
 
 def one_scale(*positions):
@@ -84,10 +84,12 @@ def test_map_is_the_smoothed_sum_of_enlarged_scales():
 
 
 @pytest.mark.parametrize("size", [(48, 80), (9, 33)])
-def test_smooth_is_scipys_gaussian_filter(size):
+def test_smoothing_is_scipys_gaussian_filter(size):
     maps = np.random.default_rng(0).random((3, *size))
     expected = np.stack([gaussian_filter(m, sigma=4) for m in maps])
-    np.testing.assert_allclose(smooth(torch.from_numpy(maps).float()).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        enlarge_and_smooth([torch.from_numpy(maps).float()], size)[0].numpy(), expected, atol=1e-6
+    )
 
 
 def test_score_is_the_maximum_of_each_map():

@@ -233,7 +233,8 @@ def test_sorting_by_keyboard(chrome, page):
     browser = Browser(chrome).open(page)
     head = browser.one("section.ranking:not([hidden]) thead th:nth-child(2) [role=button]")
     head.send_keys(Keys.ENTER)
-    assert browser.one("section.ranking:not([hidden]) thead th:nth-child(2)").get_attribute("aria-sort")
+    sorted_by = "section.ranking:not([hidden]) thead th:nth-child(2)"
+    WebDriverWait(chrome, 10).until(lambda _: browser.one(sorted_by).get_attribute("aria-sort"))
 
 
 def test_search_narrows_the_rows(chrome, page):

@@ -11,7 +11,7 @@ import pytest
 
 from rdbench.errors import InputError
 from rdbench.report.columns import TIMES
-from rdbench.report.entries import read_entries
+from rdbench.report.entries import published
 from rdbench.report.leaderboard import write_site
 from rdbench.report.pages import reflowed
 
@@ -168,9 +168,9 @@ def write_entry(directory, made, name="tta.json", **other):
 def test_published_entries_are_read_back_as_they_were(make_cell, tmp_path):
     cells = [make_cell("tta", seed=seed) for seed in (0, 1)]
     write_entry(tmp_path, cells)
-    assert read_entries(tmp_path) == cells
+    assert [source.result for source in published(tmp_path)] == cells
     with pytest.raises(InputError, match="no such directory"):
-        read_entries(tmp_path / "nothing")
+        published(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_published_entries_are_read_back_as_they_were(make_cell, tmp_path):
 def test_a_broken_entry_is_named_with_the_first_thing_wrong(make_cell, tmp_path, change, words):
     path = write_entry(tmp_path, [make_cell("tta")], **change)
     with pytest.raises(InputError) as caught:
-        read_entries(tmp_path)
+        published(tmp_path)
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -194,15 +194,15 @@ def test_a_broken_entry_is_named_with_the_first_thing_wrong(make_cell, tmp_path,
 def test_an_entry_out_of_place_of_two_methods_or_without_clean_is_refused(make_cell, tmp_path):
     write_entry(tmp_path, [make_cell("mine")])
     with pytest.raises(InputError, match=r"'mine' on 'toy' is toy/mine\.json"):
-        read_entries(tmp_path)
+        published(tmp_path)
     write_entry(tmp_path, [make_cell("tta"), make_cell("mine")])
     with pytest.raises(InputError, match="holds 2 methods or datasets"):
-        read_entries(tmp_path)
+        published(tmp_path)
     write_entry(tmp_path, [make_cell("tta")])
     path = tmp_path / "toy/tta.json"
     path.write_text(path.read_text().replace('"clean"', '"noise:3"'))
     with pytest.raises(InputError, match=r"cells\.0: Value error, image: the condition 'clean' is missing"):
-        read_entries(tmp_path)
+        published(tmp_path)
 
 
 def test_no_torch_is_imported():
