@@ -23,7 +23,7 @@ MOST_NAMED = 200
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """What a method says of one image."""
 
     path: Path
@@ -60,7 +60,7 @@ def predict_images(
     device: str,
     methods_dir: Path | None,
     unreadable: Callable[[InputError], None],
-) -> Iterator[Said]:
+) -> Iterator[Answer]:
     """What the cell's method says of each image; with `out`, a figure of each is drawn there.
 
     An image that cannot be read is told to `unreadable` and left out. Raises InputError for a cell without a kept
@@ -82,15 +82,15 @@ def predict_images(
             continue
         prediction = model.predict(resized(pixels, result.spec.image_size)[None])
         score, uncertainty = float(prediction.anomaly_score[0]), float(prediction.uncertainty[0])
-        said = Said(path, score, result.threshold.value, uncertainty, doubtful)
+        answer = Answer(path, score, result.threshold.value, uncertainty, doubtful)
         if out is not None:
             unsure = prediction.uncertainty_map
             drawn = figure(
                 pixels,
                 to_numpy(prediction.anomaly_map[0]),
-                said.threshold,
+                answer.threshold,
                 None if unsure is None else to_numpy(unsure[0]),
-                [path.name, *said.words()],
+                [path.name, *answer.words()],
             )
             try:
                 out.mkdir(parents=True, exist_ok=True)
@@ -98,4 +98,4 @@ def predict_images(
                 drawn.save(out / f"{name if len(os.fsencode(name)) <= MOST_NAMED else slug(name)}.png")
             except OSError as error:
                 raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
-        yield said
+        yield answer

@@ -242,7 +242,7 @@ def _calibration() -> list[Metric]:
             "calibration",
             "lower",
             "fraction",
-            "mean absolute difference of realised and nominal false-alarm rate on normal images, over levels k/(n+1) up to 0.20",
+            "mean distance of realised and nominal false-alarm rate on normal images, over levels k/(n+1) up to 0.20",
             _CONFORMAL,
             "a tie counts against the alarm",
             "no normal image; under 4 calibration images",

@@ -274,9 +274,9 @@ def _table(comparisons: Sequence[Comparison]) -> Table:
 
 def _cells_of_row(c: Comparison) -> tuple[str, ...]:
     nothing = not len(c.differences)
-    advantage = DASH if nothing else signed(c.metric, c.median)
+    advantage = DASH if nothing else with_sign(c.metric, c.median)
     if not math.isnan(c.low):
-        advantage += f" ({signed(c.metric, c.low)} to {signed(c.metric, c.high)})"
+        advantage += f" ({with_sign(c.metric, c.low)} to {with_sign(c.metric, c.high)})"
     words = c.verdict + (f"; {c.left_out} left out{': ' + c.reason if c.reason else ''}" if c.left_out else "")
     return (
         title(c.metric),
@@ -290,7 +290,7 @@ def _cells_of_row(c: Comparison) -> tuple[str, ...]:
     )
 
 
-def signed(metric: str, difference: float) -> str:
+def with_sign(metric: str, difference: float) -> str:
     """A difference in the metric's unit, with its sign."""
     text = written(metric, abs(difference))
     return text if float(f"{difference:.3g}") == 0 else f"{'+' if difference > 0 else '-'}{text}"
