@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ class MethodRun:
         tensors = [held for held in found if isinstance(held, Tensor)]
         for network in [held for held in found if isinstance(held, nn.Module)]:
             tensors += [*network.parameters(), *network.buffers()]
-        storages = [tensor.untyped_storage() for tensor in tensors]
+        storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
@@ -110,8 +111,8 @@ def _held(value: object, seen: set[int] | None = None) -> Iterator[nn.Module | T
         inside = value.values()
     elif isinstance(value, list | tuple):
         inside = value
-    elif is_dataclass(value) and not isinstance(value, type):
-        inside = [getattr(value, each.name, None) for each in fields(value)]
+    elif is_dataclass(value):
+        inside = getattr(value, "__dict__", {}).values()
     for item in inside:
         yield from _held(item, seen)
 

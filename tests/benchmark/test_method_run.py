@@ -50,6 +50,8 @@ def test_memory_counts_buffers_and_tensors_by_themselves_once() -> None:
     mean = torch.zeros(10)
     fitted = Fitted(mean)
     fitted.of = [fitted, mean[2:4]]  # a view: the same memory
-    run = MethodRun(SimpleNamespace(norm=nn.BatchNorm1d(5), fitted=fitted, draws={"all": (torch.zeros(3, 4),)}))  # type: ignore[arg-type]
+    draws = {"all": (torch.zeros(3, 4), torch.eye(2).to_sparse())}
+    method = SimpleNamespace(norm=nn.BatchNorm1d(5), fitted=fitted, draws=draws)
+    run = MethodRun(method)  # type: ignore[arg-type]
     assert run.parameters() == 2 * 5
     assert run.own_bytes() == 4 * (2 * 5 + 2 * 5) + 8 + 4 * 10 + 4 * 3 * 4
