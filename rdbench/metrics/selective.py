@@ -158,9 +158,9 @@ def _last_allowed(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, F
     """
     distinct, inverse = np.unique(counts, axis=0, return_inverse=True)
     ties = [(*tie, risk) for tie in distinct.tolist()]
+    if len(_walked) > _MOST_KEPT:
+        _walked.clear()
     if new := [row for row, tie in enumerate(ties) if tie not in _walked]:
-        if len(_walked) > _MOST_KEPT:
-            _walked.clear()
         walked = zip(*_walk_back(distinct[new], risk), strict=True)
         _walked.update(zip([ties[row] for row in new], walked, strict=True))
     found = np.array([_walked[tie] for tie in ties])

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdbench.metrics._ranking import harmonic
+from rdbench.metrics import selective
+from rdbench.metrics._ranking import harmonic, rank
 from rdbench.metrics.reasons import why_undefined
 from rdbench.metrics.selective import (
     Costs,
@@ -13,6 +14,7 @@ from rdbench.metrics.selective import (
     aurc,
     controls,
     coverage_at_risk,
+    coverage_at_risk_of,
     decision_losses,
     e_aurc,
     errors_caught,
@@ -199,3 +201,17 @@ def test_shares_and_costs_out_of_range_are_errors():
             controls([0, 1], [0.1, 0.2], threshold)
     with pytest.raises(ValueError, match="decisions"):
         expected_cost([0, 1], [0, 3], [0.1, 0.2], Costs(), 0.1)
+
+
+def test_resamples_have_the_same_bits_alone_and_among_others_whatever_is_kept(monkeypatch):
+    rng = np.random.default_rng(0)
+    errors, weights = (rng.random(60) < 0.3).astype(float), rng.multinomial(60, np.full(60, 1 / 60), size=40)
+    key = rng.integers(0, 3, 60).astype(float)
+    monkeypatch.setattr(selective, "_walked", {})
+    together = coverage_at_risk_of(rank(errors, key, weights), 0.2)
+    assert len(np.unique(together)) > 20
+    for most in (0, 1000):
+        monkeypatch.setattr(selective, "_MOST_KEPT", most)
+        for some in (slice(20, 40), slice(0, 40), *(slice(i, i + 1) for i in range(40))):
+            found = coverage_at_risk_of(rank(errors, key, weights[some]), 0.2)
+            assert found.tobytes() == together[some].tobytes()
