@@ -23,7 +23,7 @@ from rdbench.benchmark.store import to_disk, write_text
 from rdbench.errors import InputError
 from rdbench.protocol import FitContext, Method, NormalImages
 from rdbench.rd.anomaly import distillation_loss
-from rdbench.rd.precision import Precision, autocast
+from rdbench.rd.precision import Precision, autocast, steady_cudnn
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.teacher import Teacher
 from rdbench.rd.training import TrainingSettings, train_student
@@ -179,6 +179,7 @@ def fit(
     seed_everything(context.seed)
     with (
         UntouchedNetwork("the teacher", context.teacher),
+        steady_cudnn(),
         guarded_call(type(method).__name__),
         autocast(context.device, precision),
         Stopwatch(context.device) as watch,
@@ -200,7 +201,7 @@ def load_fitted(method: Method, context: FitContext, shared: SharedStudents, dir
     shared.asked.clear()
     shared.forget()
     seed_everything(context.seed)
-    with UntouchedNetwork("the teacher", context.teacher), guarded_call(type(method).__name__):
+    with UntouchedNetwork("the teacher", context.teacher), steady_cudnn(), guarded_call(type(method).__name__):
         method.load(directory / "model", context)
     cost = fit_cost(directory)
     if late := [seed for seed in dict.fromkeys(shared.asked) if seed not in cost.shared]:

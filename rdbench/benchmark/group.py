@@ -60,19 +60,17 @@ def run_group(bench: Bench, category: Category, specs: Sequence[CellSpec], *, ke
     """Fit, predict, evaluate and store the cells of one group that are not there yet.
 
     A failing method costs its own cell only. What was fitted is removed when all went well, unless `keep_work` says
-    that more cells of the group are to be built on it. Raises InputError if another run is at work on the group.
+    that more cells of the group are to be built on it. The caller holds the group's lock.
     """
-    first = specs[0]
-    with bench.store.locks.hold(first.group_id, f"{first.dataset}/{category.name}, seed {first.seed}"):
-        directory = bench.store.work_directory(f"{first.group_id}-{_made_with(bench.provenance)}")
-        specs = [spec for spec in specs if not bench.store.has(spec, with_model=bench.settings.keep_models)]
-        outcome = _run_locked(bench, category, specs, directory) if specs else GroupOutcome()
-        if not (keep_work or outcome.failures):
-            bench.store.remove_work(directory)
-        return outcome
+    directory = bench.store.work_directory(f"{specs[0].group_id}-{_made_with(bench.provenance)}")
+    specs = [spec for spec in specs if not bench.store.has(spec, with_model=bench.settings.keep_models)]
+    outcome = _run_missing(bench, category, specs, directory) if specs else GroupOutcome()
+    if not (keep_work or outcome.failures):
+        bench.store.remove_work(directory)
+    return outcome
 
 
-def _run_locked(bench: Bench, category: Category, specs: Sequence[CellSpec], directory: Path) -> GroupOutcome:
+def _run_missing(bench: Bench, category: Category, specs: Sequence[CellSpec], directory: Path) -> GroupOutcome:
     group = _Group(bench, category, specs[0], directory)
     failures: list[CellFailure] = []
     runs: list[tuple[CellSpec, MethodRun]] = []
@@ -301,7 +299,7 @@ class _Group:
         best = max(throughput, key=throughput.__getitem__)
         found["throughput_best"] = Figure(value=throughput[best], note=f"at batches of {best}")
         teacher = sum(p.numel() * p.element_size() for p in self.bench.teacher.parameters())
-        peak = (run.working_bytes + run.own_bytes() + teacher) / 2**20 if run.working_bytes else None
+        peak = (run.working_bytes + run.own_bytes(self.bench.device) + teacher) / 2**20 if run.working_bytes else None
         found["peak_memory_mb"] = Figure(value=peak, note="" if peak else "measured on a GPU only")
         return found
 

@@ -184,18 +184,30 @@ def _set_autocast(were: list[tuple[str, bool, torch.dtype]]) -> None:
 
 
 _FLOAT32: list[Any] = []
-"""Where torch keeps how float32 is computed, since 2.9; its older settings cannot be read while these disagree."""
+"""Where torch keeps how float32 is computed, since 2.9, beside older settings that fail where the two disagree."""
 if hasattr(torch.backends, "fp32_precision"):
     paths = ("cudnn", "cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
     _FLOAT32 = [torch.backends, *(attrgetter(path)(torch.backends) for path in paths)]
 
 
-def _float32() -> list[str]:
-    return [backend.fp32_precision for backend in _FLOAT32]
+def _float32() -> list[Any]:
+    """As by the older settings, None where the newer ones say what they have no word for; then by the newer ones."""
+    found: list[Any] = []
+    for read in (partial(getattr, torch.backends.cudnn, "allow_tf32"), torch.get_float32_matmul_precision):
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append(None)
+    return found + [backend.fp32_precision for backend in _FLOAT32]
 
 
-def _set_float32(were: list[str]) -> None:
-    for backend, was in zip(_FLOAT32, were, strict=True):
+def _set_float32(were: list[Any]) -> None:
+    convolutions, products, *newer = were
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    for backend, was in zip(_FLOAT32, newer, strict=True):  # after the older ones, which set these too
         backend.fp32_precision = was
 
 
@@ -241,8 +253,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         torch.use_deterministic_algorithms,
     ),
     "torch's hooks on all modules": (_hooks, _set_hooks),
-    "how torch computes float32": (_float32, _set_float32),  # before the next: it cannot be read while these disagree
-    "torch's matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "how torch computes float32": (_float32, _set_float32),
     **{
         f"{backend.__name__}.{name}": (partial(getattr, backend, name), partial(setattr, backend, name))
         for backend, name in (

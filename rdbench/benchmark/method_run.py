@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, is_dataclass
 
 import numpy as np
@@ -86,35 +86,39 @@ class MethodRun:
         networks = [held for held in _held(vars(self.method)) if isinstance(held, nn.Module)]
         return sum(p.numel() for p in {id(p): p for network in networks for p in network.parameters()}.values())
 
-    def own_bytes(self) -> int:
-        """Memory of every tensor the method holds, in networks or by itself, the teacher's left out."""
+    def own_bytes(self, device: torch.device) -> int:
+        """Memory on the device of every tensor the method holds, in networks or by itself, the teacher's left out."""
         found = list(_held(vars(self.method)))
         tensors = [held for held in found if isinstance(held, Tensor)]
         for network in [held for held in found if isinstance(held, nn.Module)]:
             tensors += [*network.parameters(), *network.buffers()]
-        storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        sizes: dict[int, int] = {}
+        for tensor in tensors:
+            with suppress(RuntimeError):  # one without a storage of its own: sparse, or a wrapper of others
+                if tensor.device.type == device.type:
+                    storage = tensor.untyped_storage()
+                    sizes[storage.data_ptr()] = storage.nbytes()
+        return sum(sizes.values())
 
 
-def _held(value: object, seen: set[int] | None = None) -> Iterator[nn.Module | Tensor]:
+def _held(value: object) -> Iterator[nn.Module | Tensor]:
     """The networks, but for teachers, and tensors in nested lists, tuples, dicts and dataclasses."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, nn.Module | Tensor):
-        if not isinstance(value, Teacher):
-            yield value
-        return
-    inside: Iterable[object] = ()
-    if isinstance(value, dict):
-        inside = value.values()
-    elif isinstance(value, list | tuple):
-        inside = value
-    elif is_dataclass(value):
-        inside = getattr(value, "__dict__", {}).values()
-    for item in inside:
-        yield from _held(item, seen)
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        inside: Iterable[object] = ()
+        if isinstance(one, nn.Module | Tensor):
+            if not isinstance(one, Teacher):
+                yield one
+        elif isinstance(one, dict):
+            inside = dict.values(one)
+        elif isinstance(one, list | tuple):
+            inside = one
+        elif is_dataclass(one):
+            inside = getattr(one, "__dict__", {}).values()
+        if inside and id(one) not in seen:
+            seen.add(id(one))
+            waiting.extend(inside)
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, memory_held, seconds_per_call
+from rdbench.benchmark.cost import (
+    Stopwatch,
+    count_flop,
+    count_passes,
+    is_out_of_memory,
+    memory_held,
+    seconds_per_call,
+)
 from rdbench.benchmark.fitting import seed_everything
 from rdbench.benchmark.guard import Untouched, UntouchedNetwork, guarded_call
 from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
@@ -146,9 +152,12 @@ def _measure_alone(
     run.gflop = count_flop(partial(predict, 1)) / 1e9
     sizes = (1, 4 * batch_size) if device.type == "cuda" else (1,)
     for size in [size for size in sizes if size <= len(test.images)]:
-        too_large = suppress(torch.OutOfMemoryError) if size > batch_size else nullcontext()
-        with too_large:  # a speed that cannot be had is no reason to lose the cell
+        try:
             seconds = seconds_per_call(partial(predict, size), device, repeats=3 if size == 1 else 1)
+        except RuntimeError as error:
+            if size <= batch_size or not is_out_of_memory(error):
+                raise
+        else:  # a speed that cannot be had is no reason to lose the cell
             run.throughput[size] = size / seconds
 
 

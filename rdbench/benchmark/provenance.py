@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def _device_name(device: torch.device) -> str:
     return f"CPU ({platform.processor() or platform.machine()}, {capability})"
 
 
+@cache  # what runs is what was there when the process began
 def _git_state(checkout: Path) -> tuple[str, bool | None]:
     """The commit that the running code was checked out from, if it was; an installed package has none."""
     if not (checkout / ".git").exists():

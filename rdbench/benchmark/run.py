@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from rdbench.benchmark.engines import Engine
@@ -20,6 +20,7 @@ from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec
 from rdbench.benchmark.status import progress_words
 from rdbench.benchmark.store import Store
+from rdbench.errors import InputError
 
 
 @dataclass
@@ -69,10 +70,10 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
             yield task
 
     name = f"{RUN}{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers may share name and number
-    with store.locks.hold(name, progress_words(outcome.reused, 0, cells)) as tell:
+    with _own_lock(store, name, progress_words(outcome.reused, 0, cells)) as tell:
         store.locks.refuse_beside(MERGE)
         store.clear_up(name)
-        _set_levels(plan, reporter)
+        outcome.bad_input += _set_levels(plan, reporter)
         with (
             reporter.step("cells", plan.waiting, "cells") as step,
             closing(engine.run(announced(), run_task, reporter)) as ended,
@@ -81,19 +82,34 @@ def run_plan(plan: Plan, reporter: Reporter, engine: Engine) -> Outcome:
                 _note(outcome, task, came)
                 step.advance(len(task.specs), f"{len(outcome.failures)} failed" if outcome.failures else "")
                 tell(progress_words(len(outcome.finished), len(outcome.failures), cells))
-    (store.locks.directory / name).unlink(missing_ok=True)  # nobody else ever asks for it
     return outcome
 
 
-def _set_levels(plan: Plan, reporter: Reporter) -> None:
-    """Evaluate finished cells whose threshold is at another alpha anew, which needs no model."""
+@contextmanager
+def _own_lock(store: Store, name: str, what: str) -> Iterator[Callable[[str], None]]:
+    """The run's lock, whose file nobody else ever asks for."""
+    try:
+        with store.locks.hold(name, what) as tell:
+            yield tell
+    finally:
+        (store.locks.directory / name).unlink(missing_ok=True)
+
+
+def _set_levels(plan: Plan, reporter: Reporter) -> list[str]:
+    """Evaluate finished cells whose threshold is at another alpha anew, which needs no model; why some were not."""
+    refused: list[str] = []
     for change in plan.level_changes():
         reporter.line(f"setting the threshold of {change}; their figures are computed again")
     with reporter.step("thresholds", len(plan.levels), "cells") as step:
         for spec, _, alpha in plan.levels:
-            with plan.store.locks.hold(spec.group_id, f"{spec.dataset}/{spec.category}, seed {spec.seed}"):
-                evaluate_cell(plan.store, plan.store.root / spec.path, plan.store.load(spec), alpha)
+            where = f"{spec.dataset}/{spec.category}, seed {spec.seed}"
+            try:
+                with plan.store.locks.hold(spec.group_id, where):
+                    evaluate_cell(plan.store, plan.store.root / spec.path, plan.store.load(spec), alpha)
+            except InputError as error:
+                refused.append(f"{where}: {error}")
             step.advance()
+    return list(dict.fromkeys(refused))
 
 
 def _note(outcome: Outcome, task: Task, came: TaskOutcome) -> None:

@@ -168,11 +168,11 @@ def _risk(errors: FloatArray, uncertainty: FloatArray) -> FloatArray:
 
 
 def _risk_replicates(view: View, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(R, COVERED) risks and (R,) AUGRC in resamples over parts."""
+    """(R, COVERED) risks and (R,) AUGRC in resamples over parts; without a failure both are 0, as nothing is let by."""
     ranking = rank_errors(errors, view.uncertainties, part_weights(view.parts, RESAMPLES, seed=0))
     kept = (1.0 - REVIEWED[:COVERED]) * ranking.total[:, None]
     risks = np.stack([ranking.hits_among(column) / column for column in kept.T], axis=1)
-    return risks, augrc_of(ranking)
+    return risks, np.nan_to_num(augrc_of(ranking))
 
 
 def _reliability(pairs: list[tuple[NDArray[np.int8], FloatArray]]) -> ReliabilityCurve | None:

@@ -142,7 +142,8 @@ def pick_conditions(rankings: Sequence[Ranking], wanted: Sequence[str]) -> tuple
 
 def measured(ranking: Ranking, conditions: Sequence[str]) -> list[int]:
     """Those of the conditions under which the ranking has a cell; a mean over shifts needs one with all of them."""
-    return [k for k, name in enumerate(ranking.conditions) if name in conditions and ranking.rows(k)]
+    there = [ranking.conditions.index(name) for name in conditions if name in ranking.conditions]
+    return [k for k in there if ranking.rows(k)]
 
 
 def nothing_under(conditions: Sequence[str]) -> InputError:

@@ -68,9 +68,7 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
     made = value[..., None] + np.where(draws < 0, draws * down, draws * up)
     if augrc is None:
         return np.asarray(made)
-    drawn = augrc[:, :, :, condition]
-    has = ~np.isnan(drawn).all(axis=-1, keepdims=True)  # a resample without a failure stays undefined
-    return np.where(has, drawn, made)
+    return np.where(np.isnan(augrc[:, :, :, condition]), made, augrc[:, :, :, condition])
 
 
 def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> dict[int, RankInterval]:
@@ -87,7 +85,7 @@ def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> di
         higher_is_better=False,
         replicates={str(m): replicates[m] for m in taking_part},
     )
-    return {int(name): rank for name, rank in ranks.items() if not np.isnan(rank.rank)}
+    return {int(name): rank for name, rank in ranks.items() if not np.isnan([rank.rank, rank.low]).any()}
 
 
 def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -> float:
@@ -100,7 +98,8 @@ def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -
     taking_part = _ranked(ranking, replicates)
     if len(taking_part) < 2:
         return float("nan")
-    best = min(taking_part, key=lambda m: float(np.nanmean(replicates[m])))
+    shown = ranking.mean().value[:, condition, f]
+    best = min(taking_part, key=lambda m: float(np.nan_to_num(shown[m], nan=np.inf)))
     others = [m for m in taking_part if m != best]
     resampled = replicates[others] - replicates[best]
     value = ranking.value[others, :, :, condition, f] - ranking.value[best, :, :, condition, f]

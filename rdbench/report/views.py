@@ -75,7 +75,10 @@ def table_rows(
     at = {name: index for index, name in enumerate(ranking.metrics)}
     best, tied = best_and_tied(ranking, mean, condition)
     methods = [m for m in range(len(ranking.methods)) if mean.defined[m, condition].any()]
-    sources = [(m, "") for m in methods] + [(ranking.reference(condition), f"_{control}") for control in CONTROLS]
+    reference = ranking.reference(0)  # the one that the page names, where it has cells
+    if reference not in methods:
+        reference = ranking.reference(condition)
+    sources = [(m, "") for m in methods] + [(reference, f"_{control}") for control in CONTROLS]
     picked = np.array([[at.get(name + suffix, -1) for name in columns] for _, suffix in sources])
     rows = np.array([m for m, _ in sources])[:, None]
     value, low, high = (

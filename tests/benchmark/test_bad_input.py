@@ -253,6 +253,7 @@ class Strange:
         ("pass", "torch.set_default_device('meta'); return None", "predict returned NoneType", 1),
         ("pass", "torch.set_float32_matmul_precision('medium'); return None", "predict returned NoneType", 1),
         ("pass", "torch.backends.fp32_precision = 'tf32'; return None", "predict returned NoneType", 1),
+        ("pass", "torch.backends.cudnn.allow_tf32 = True; return None", "predict returned NoneType", 1),
         ("pass", "torch.set_grad_enabled(True); return None", "predict returned NoneType", 1),
         (
             "torch.nn.modules.module.register_module_forward_hook(lambda *_: []); self.x",
@@ -338,7 +339,8 @@ def test_what_a_file_sets_when_a_worker_imports_it_is_put_back(
 ) -> None:
     methods = tmp_path / "mine"
     methods.mkdir()
-    source = METHOD.format(fit="pass", predict="pass") + "\ntorch.set_default_dtype(torch.float64)\n"
+    sets = "torch.set_default_dtype(torch.float64); torch.backends.cudnn.allow_tf32 = False"
+    source = METHOD.format(fit="pass", predict="pass") + f"\n{sets}\n"
     (methods / "strange.py").write_text(source)
     done = rdbench(
         "run", "-m", "strange,deterministic", "--methods-dir", methods, "--dataset", "mvtec_ad2", "--root", root,

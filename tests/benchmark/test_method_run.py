@@ -13,6 +13,8 @@ from rdbench.protocol import Prediction
 from rdbench.rd.teacher import load_teacher
 from rdbench.registry import BrokenMethod
 
+CPU = torch.device("cpu")
+
 
 def prediction(members: int) -> Prediction:
     scores = torch.rand(members, 2) if members else None
@@ -36,7 +38,7 @@ def test_parameters_that_members_share_are_counted_once() -> None:
     method = SimpleNamespace(members=[*members, members[0]], best={"of": (members[1],)}, teacher=teacher, count=2)
     run = MethodRun(method)  # type: ignore[arg-type]
     assert run.parameters() == (3 * 4 + 4) + 2 * (4 * 2) + 2
-    assert run.own_bytes() == 4 * run.parameters()
+    assert run.own_bytes(CPU) == 4 * run.parameters()
 
 
 def test_memory_counts_buffers_and_tensors_by_themselves_once() -> None:
@@ -54,4 +56,4 @@ def test_memory_counts_buffers_and_tensors_by_themselves_once() -> None:
     method = SimpleNamespace(norm=nn.BatchNorm1d(5), fitted=fitted, draws=draws)
     run = MethodRun(method)  # type: ignore[arg-type]
     assert run.parameters() == 2 * 5
-    assert run.own_bytes() == 4 * (2 * 5 + 2 * 5) + 8 + 4 * 10 + 4 * 3 * 4
+    assert run.own_bytes(CPU) == 4 * (2 * 5 + 2 * 5) + 8 + 4 * 10 + 4 * 3 * 4

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rdbench.metrics import selective
 from rdbench.report.boards import make_board
 from rdbench.report.curves import REVIEWED, read_evidence
+from rdbench.report.entries import Source
 from rdbench.report.rankings import make_rankings
 from rdbench.report.standings import (
     best_and_tied,
@@ -72,15 +75,26 @@ def test_only_complete_methods_with_failures_have_a_rank(make_cell):
     assert {ranking.methods[m] for m in ranks} == {"x", "y"}
 
 
-def test_a_resample_without_a_failure_stays_undefined_and_a_cell_without_any_is_drawn(make_cell):
-    ranking = ranking_of(make_cell, {"x": 0.1, "y": 0.5}, categories=("a",))
-    drawn = np.full((2, 1, 2, 1, 50), np.nan)
-    drawn[:, :, 0] = 0.2
-    drawn[0, 0, 0, 0, :10] = np.nan
-    found = lead_replicates(ranking, 0, drawn)
-    np.testing.assert_array_equal(found[:, :, 0], drawn[:, :, 0, 0])
-    assert np.isfinite(found[:, :, 1]).all()
-    assert len(np.unique(found[0, 0, 1])) == 50
+def test_a_resample_without_a_failure_lets_no_failure_by(sources):
+    """Two failures are missing from about every eighth resample, in which AUGRC is 0: the ranks stay wide."""
+    few = []
+    for source in sources:
+        predictions = source.predictions()
+        wrong = np.flatnonzero((predictions.scores[0] > source.result.threshold.value) != predictions.labels)
+        kept = np.setdiff1d(np.arange(len(predictions.labels)), wrong[2:])
+        some = replace(
+            predictions,
+            **{name: getattr(predictions, name)[kept] for name in ("parts", "labels", "defects", "lightings")},
+            **{name: getattr(predictions, name)[..., kept] for name in ("scores", "uncertainties", "member_scores")},
+            images=tuple(np.array(predictions.images)[kept].tolist()),
+        )
+        few.append(Source(source.result, source.origin, lambda some=some: some))
+    [ranking] = make_rankings(few)
+    drawn = read_evidence(ranking).augrc[..., 0, :]
+    assert np.isfinite(drawn).all()
+    assert 0.02 < (drawn == 0).mean() < 0.3
+    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, read_evidence(ranking).augrc))
+    assert all(rank.high > rank.low for rank in ranks.values())
 
 
 def test_the_rank_is_that_of_the_figures_that_are_shown(make_cell):

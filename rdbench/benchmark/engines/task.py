@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rdbench.benchmark.plan import RunSettings
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellFailure, CellSpec
-from rdbench.benchmark.store import open_store
+from rdbench.benchmark.store import Store, open_store
 from rdbench.datasets import load_category
 from rdbench.errors import InputError
 
@@ -74,16 +74,18 @@ def run_task(task: Task, reporter: Reporter) -> TaskOutcome:
     """Fit, predict, evaluate and store the task's cells, here and now."""
     failures: list[CellFailure] = []
     try:
-        for part in task.parts:
-            more = part is not task.parts[-1]
-            failures += _run_part(part, reporter, keep_work=more or bool(failures))
+        store = open_store(task.parts[0].settings.out, create=True)
+        with store.locks.hold(task.group_id, str(task)):
+            for part in task.parts:
+                more = part is not task.parts[-1]
+                failures += _run_part(part, store, reporter, keep_work=more or bool(failures))
     except InputError as error:
         reporter.line(f"  cannot run: {error}")
         return TaskOutcome(tuple(failures), str(error))
     return TaskOutcome(tuple(failures))
 
 
-def _run_part(part: Part, reporter: Reporter, keep_work: bool) -> list[CellFailure]:
+def _run_part(part: Part, store: Store, reporter: Reporter, keep_work: bool) -> list[CellFailure]:
     from rdbench.benchmark.device import choose_device
     from rdbench.benchmark.group import Bench, failed, run_group
     from rdbench.benchmark.provenance import provenance
@@ -98,9 +100,7 @@ def _run_part(part: Part, reporter: Reporter, keep_work: bool) -> list[CellFailu
     kept_memory = settings.keep_memory and keep_freed_memory()
     device = choose_device(settings.device)
     teacher = get_teacher(settings.backbone, settings.weights, str(device))
-    bench = Bench(
-        settings, teacher, device, provenance(device, kept_memory), open_store(settings.out, create=True), reporter
-    )
+    bench = Bench(settings, teacher, device, provenance(device, kept_memory), store, reporter)
     _check_methods(part)
     _same("weights of the teacher", first.weights_sha256, teacher.weights_sha256)
     with reporter.step("  reading file by file, for the fingerprint", 0, "files") as step:
