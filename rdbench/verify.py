@@ -91,6 +91,8 @@ def _recomputed(source: Source) -> Verdict:
         problems = list(check_cell(source.result, predictions))
     except ValueError as error:
         problems = [str(error)]
+    if source.directory is not None and source.directory.name != spec.path.name:
+        problems.append(f"{source.directory.name} is not its name: the spec was changed, or is of another rdbench")
     words = "; ".join(problems) or "every image figure follows from the stored predictions"
     return Verdict(spec, "recomputed", "differs" if problems else "reproduced", words)
 

@@ -118,6 +118,17 @@ def test_predictions_that_were_changed_with_all_figures_show_when_run_again(
     assert "run again: 1 reproduced, 1 differs" in lines(done)
 
 
+def test_a_spec_that_was_changed_shows(rdbench: Command, runs: Path) -> None:
+    result = cell_of(runs, "tta") / RESULT
+    content = json.loads(result.read_text())
+    content["spec"]["epochs"] = 50
+    result.write_text(json.dumps(content))
+    done = rdbench("verify", runs, "--cells", 0)
+    assert done.code == 1
+    assert "1 reproduced from the stored predictions, 1 differs" in done.out
+    assert "is not its name: the spec was changed" in done.out
+
+
 def test_predictions_without_their_hash_show(rdbench: Command, runs: Path) -> None:
     path = cell_of(runs, "deterministic") / PREDICTIONS
     path.write_bytes(path.read_bytes()[:-20])

@@ -131,6 +131,8 @@ def make_settings(
         raise InputError("--method names none; `rdbench methods` lists them")
     chosen = {name: get_method(name, known) for name in names}
     on_toy = dataset == "toy"
+    if on_toy and root is not None:
+        raise InputError(f"--root {root}: toy is drawn and reads no files; name the data set there with --dataset")
     backbone_name = backbone or ("embedded" if on_toy else "wide_resnet50_2")
     get_backbone(backbone_name)
     chosen_categories = _categories(dataset, root, categories, sharded)
@@ -173,7 +175,7 @@ def make_settings(
 def check_device(device: str) -> None:
     """Raises InputError if there is no such kind of device."""
     if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
-        raise InputError(f"--device {device}: auto, cpu or cuda is wanted")
+        raise InputError(f"--device {device}: auto, cpu, cuda or cuda:N is wanted")
 
 
 def _categories(dataset: str, root: Path | None, named: Sequence[str], sharded: bool) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from rdbench.benchmark.locks import RUN, Holder
 from rdbench.benchmark.results import CellFailure, CellSpec, slug
-from rdbench.benchmark.store import CELLS, FAILED, LOCKS, RESULT, WORK, open_store, read_result
+from rdbench.benchmark.store import CELLS, FAILED, LOCKS, PREDICTIONS, RESULT, WORK, open_store, read_result
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -108,7 +108,11 @@ def _read(directories: Sequence[Path]) -> tuple[list[CellSpec], dict[Path, str]]
     specs, damaged = [], {}
     for directory in directories:
         try:
-            specs.append(read_result(directory / RESULT).spec)
+            spec = read_result(directory / RESULT).spec
+            if (directory / PREDICTIONS).is_file():
+                specs.append(spec)
+            elif directory.is_dir():
+                damaged[directory] = f"{directory / PREDICTIONS} is missing; the same command runs the cell again"
         except InputError as error:
             if directory.is_dir():
                 damaged[directory] = str(error)

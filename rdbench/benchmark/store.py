@@ -46,9 +46,10 @@ class Store:
         return any(isdir(self.root / name) for name in (WORK, FAILED))
 
     def has(self, spec: CellSpec, *, with_model: bool = False) -> bool:
-        """Whether the cell is finished, and its model kept if asked; a cell directory is only ever there whole."""
+        """Whether the cell is finished, and its model kept if asked; whole, unless somebody has removed files of it."""
         cell = self.root / spec.path
-        return (cell / RESULT).is_file() and (not with_model or (cell / "model").is_dir())
+        there = (cell / RESULT).is_file() and (cell / PREDICTIONS).is_file()
+        return there and (not with_model or (cell / "model").is_dir())
 
     def load(self, spec: CellSpec) -> CellResult:
         """The finished cell's result."""

@@ -106,7 +106,7 @@ def _settings(
             settings = make_settings(
                 methods=lists["methods"],
                 dataset=dataset,
-                root=Path(texts["root"]) if "root" in texts else None,
+                root=Path(texts["root"]) if "root" in texts and dataset != "toy" else None,
                 categories=lists["categories"],
                 options=pairs,
                 seeds=[int(seed) for seed in lists["seeds"]],

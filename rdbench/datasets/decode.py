@@ -127,7 +127,7 @@ def resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:
     if pixels.shape[:2] == size:
         return pixels
     height, width = size
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _in_order(

@@ -27,6 +27,7 @@ UNDECIDED = "Cannot be told from the margin"
 WORSE = "Worse than the margin"
 NO_FAILURES = "No failures to rank"
 NO_INTERVAL = "Not known without intervals (`rdbench evaluate` computes them)"
+NOT_MEASURED = "Without figures to compare"
 NOT_EVALUATED = "Not known, their figures are of an older rdbench (`rdbench evaluate` computes them)"
 
 
@@ -79,7 +80,9 @@ def _verdict(ranking: Ranking, mean: Mean, m: int, k: int) -> str:
     f = ranking.metrics.index(SAVED)
     low, high = float(mean.low[m, k, f]), float(mean.high[m, k, f])
     if np.isnan(mean.value[m, k, f]):
-        return NO_FAILURES if ranking.why_undefined(m, k, f) else NOT_EVALUATED
+        if ranking.why_undefined(m, k, f):
+            return NO_FAILURES
+        return NOT_MEASURED if np.isnan(mean.value[m, k, ranking.metrics.index(LEAD)]) else NOT_EVALUATED
     if np.isnan(ranking.low[m, :, :, k, f][~np.isnan(ranking.value[m, :, :, k, f])]).any():
         return NO_INTERVAL  # seeds alone would make it surer than the parts allow
     if low > 0:

@@ -99,8 +99,8 @@ def _figures(cell: CellResult) -> Iterator[str]:
             metric = describe(name)
             if not all(math.isfinite(number) for number in numbers):
                 yield f"{where}: a number is not finite"
-            elif bounded(metric) and not all(0 <= n <= 1 for n in numbers):
-                yield f"{where}: {figure.value} is not between 0 and 1"
+            elif bounded(metric) and (outside := [n for n in numbers if not -TOLERANCE <= n <= 1 + TOLERANCE]):
+                yield f"{where}: {outside[0]} is not between 0 and 1"
             elif metric.family == "cost" and any(number < 0 for number in numbers):
                 yield f"{where}: {figure.value} is negative"
             elif figure.low is not None and figure.high is not None and figure.low > figure.high:

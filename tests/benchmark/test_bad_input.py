@@ -48,6 +48,7 @@ def root(tmp_path: Path) -> Path:
         (["--method", "tta", "--epochs", "0"], "--epochs 0"),
         (["--method", "tta", "--batch-size", "9" * 24], f"--batch-size {'9' * 24}: from 1 to 4,096 is wanted"),
         (["--method", "tta", "--alpha", "1"], "--alpha 1"),
+        (["--method", "tta", "--dataset", "toy"], "toy is drawn and reads no files; name the data set there"),
         (["--method", "tta", "--workers", "9" * 24], f"--workers {'9' * 24}: from 1 to 1,000 is wanted"),
         (["--method", "tta", "--device", "tpu"], "--device tpu"),
         (["--method", "tta", "--weights", "nowhere.pth"], "nowhere.pth"),

@@ -14,7 +14,7 @@ import pytest
 from rdbench.benchmark.locks import RUN, Holder, Locks
 from rdbench.benchmark.results import CellFailure
 from rdbench.benchmark.status import read_status
-from rdbench.benchmark.store import FAILED, RESULT, Store, open_store
+from rdbench.benchmark.store import FAILED, PREDICTIONS, RESULT, Store, open_store, read_result
 from rdbench.errors import InputError
 from tests.benchmark.test_engines import TOY
 from tests.benchmark.test_merge import write
@@ -55,6 +55,12 @@ def test_damaged_cells_are_counted_apart(rdbench: Command, tmp_path: Path) -> No
     (cells[1] / RESULT).unlink()
     found = read_status(runs)
     assert (found.finished, found.damaged) == ({"toy": 1}, {"toy": 2})
+    spec = read_result(cells[2] / RESULT).spec
+    assert Store(runs).has(spec)
+    (cells[2] / PREDICTIONS).unlink()
+    assert read_status(runs).damaged == {"toy": 3}
+    assert f"{cells[2] / PREDICTIONS} is missing" in "\n".join(read_status(runs).lines())
+    assert not Store(runs).has(spec)
     done = rdbench("status", runs)
     assert done.code == 0
     for cell in cells[:2]:

@@ -138,7 +138,7 @@ def test_a_value_that_a_method_refuses_is_named_with_its_line(tmp_path: Path) ->
 
 def test_a_wrong_device_is_not_the_files_fault(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(SMALL)
-    with pytest.raises(InputError, match=r"^--device gpu: auto, cpu or cuda is wanted"):
+    with pytest.raises(InputError, match=r"^--device gpu: auto, cpu, cuda or cuda:N is wanted"):
         read_sweep(tmp_path / "sweep.yaml", out=tmp_path, device="gpu")
 
 

@@ -313,3 +313,8 @@ def test_a_ratio_to_next_to_nothing_is_none(tmp_path):
     assert ranking.why_undefined(*at) == "deterministic's is no number to compare with"
     page = write_site(published(tmp_path), tmp_path / "site")
     assert "Infinity" not in (page.parent / "leaderboard.json").read_text()
+
+
+def test_an_end_that_leaves_its_bounds_by_rounding_is_no_problem(entry):
+    edit(entry, set_figure(-2.8e-17, "pixel_auroc", "pixel", end="low"))
+    assert validate_entry(entry) == []
