@@ -10,7 +10,7 @@ import pytest
 
 from rdbench.benchmark.engines import Ended, Work
 from rdbench.benchmark.engines.task import Task
-from rdbench.benchmark.evaluate import evaluate_predictions
+from rdbench.benchmark.evaluate import NO_INTERVAL, evaluate_predictions
 from rdbench.benchmark.group import Bench, GroupOutcome
 from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CellSpec, Split
@@ -41,7 +41,7 @@ def refuse(*_: object, **__: object) -> None:
     raise InputError(STUB)
 
 
-def make_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> GroupOutcome:
+def make_group(bench: Bench, category: Category, specs: Sequence[CellSpec], *, keep_work: bool) -> GroupOutcome:
     """Cells as `run_group` stores them, of drawn predictions of the category's test images."""
     for spec in specs:
         one = make_predictions(spec.method, spec.category, spec.seed, len(category.test))
@@ -59,7 +59,7 @@ def make_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> G
             lightings=np.array([image.lighting for image in category.test]),
             **repeated,
         )
-        threshold, image_figures = evaluate_predictions(predictions, bench.settings.alpha, 20)
+        threshold, image_figures = evaluate_predictions(predictions, bench.settings.alpha, resamples=0)
         path = bench.store.work_directory("made-up") / "predictions.npz"
         predictions.save(path)
         split = Split(
@@ -71,6 +71,6 @@ def make_group(bench: Bench, category: Category, specs: Sequence[CellSpec]) -> G
             custom=category.custom,
         )
         made = {"spec": spec, "provenance": bench.provenance, "split": split, "threshold": threshold}
-        made |= {"image": image_figures, "pixel": {}}
+        made |= {"image": image_figures, "pixel": {}, "interval": NO_INTERVAL}
         bench.store.write(make_cell(predictions_sha256=sha256(path)).model_copy(update=made), path)
     return GroupOutcome()

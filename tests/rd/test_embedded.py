@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdbench.rd.distill import MEAN, STD, Drawings, main
+from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
+from rdbench.rd.distill import Drawings, main
 from rdbench.rd.embedded import EmbeddedNet
 from rdbench.rd.layerwise import fit_layers, linear_map
 from rdbench.rd.teacher import ResNetPyramid, load_teacher
@@ -160,7 +161,7 @@ def test_the_recipe_begins_at_the_fit_and_goes_on_where_it_stopped(tmp_path):
     after_one_step = load_file(out)
     fitted = EmbeddedNet().eval()
     images = next(iter(Drawings(8, 64, 1, 0, "cpu")))
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     fit_layers(fitted, load_teacher("resnet18", weights, torch.device("cpu")).network, (images - mean) / std)
     for name, parameter in fitted.named_parameters():
         torch.testing.assert_close(after_one_step[name].float(), parameter.data, rtol=1e-3, atol=1e-4, msg=name)
