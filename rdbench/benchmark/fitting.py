@@ -179,7 +179,6 @@ def fit(
     seed_everything(context.seed)
     with (
         UntouchedNetwork("the teacher", context.teacher),
-        steady_cudnn(),
         guarded_call(type(method).__name__),
         autocast(context.device, precision),
         Stopwatch(context.device) as watch,

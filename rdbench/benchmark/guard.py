@@ -186,8 +186,11 @@ def _set_autocast(were: list[tuple[str, bool, torch.dtype]]) -> None:
 _FLOAT32: list[Any] = []
 """Where torch keeps how float32 is computed, since 2.9, beside older settings that fail where the two disagree."""
 if hasattr(torch.backends, "fp32_precision"):
-    paths = ("cudnn", "cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
-    _FLOAT32 = [torch.backends, *(attrgetter(path)(torch.backends) for path in paths)]
+    _FLOAT32 = [
+        torch.backends,
+        *attrgetter("cudnn", "cudnn.conv", "cudnn.rnn", "cuda.matmul")(torch.backends),
+        *attrgetter("mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")(torch.backends),
+    ]
 
 
 def _float32() -> list[Any]:

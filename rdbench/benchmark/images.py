@@ -16,7 +16,7 @@ from rdbench.benchmark.cost import Stopwatch
 from rdbench.datasets.decode import reserved_file
 from rdbench.protocol import Batch
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
-from rdbench.rd.precision import Precision, autocast, steady_cudnn
+from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
 
 FEATURE_BYTES_IN_MEMORY = 6 * 2**30
@@ -81,7 +81,7 @@ class FeatureBank:
         """What computing the features took."""
         for start in range(0, len(images), batch_size):
             pixels = normalise(to_unit(images[start : start + batch_size], device))
-            with torch.inference_mode(), steady_cudnn(), autocast(device, precision), Stopwatch(device) as watch:
+            with torch.inference_mode(), autocast(device, precision), Stopwatch(device) as watch:
                 pyramid = teacher(pixels)
             self.seconds += watch.seconds
             if not self._features:

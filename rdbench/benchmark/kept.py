@@ -18,7 +18,7 @@ from rdbench.benchmark.predicting import check_prediction
 from rdbench.benchmark.results import CellResult, CellSpec
 from rdbench.errors import InputError
 from rdbench.protocol import Batch, FitContext, Prediction
-from rdbench.rd.precision import autocast, steady_cudnn
+from rdbench.rd.precision import autocast
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import Teacher, load_teacher
 from rdbench.registry import BrokenMethod, find_methods, get_method, load_method
@@ -71,7 +71,7 @@ class KeptMethod:
     def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """What the method says of images (B, H, W, 3) uint8 of the cell's image size."""
         spec = self.result.spec
-        with torch.inference_mode(), steady_cudnn(), autocast(self.device, spec.precision):
+        with torch.inference_mode(), autocast(self.device, spec.precision):
             pixels = normalise(to_unit(images, self.device))
             seed_everything(spec.seed)
             with _in_words(spec), guarded_call(spec.method):

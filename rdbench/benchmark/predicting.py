@@ -37,7 +37,7 @@ from rdbench.datasets.decode import DecodedImages
 from rdbench.errors import InputError
 from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Batch, Prediction
-from rdbench.rd.precision import Precision, autocast, steady_cudnn
+from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod
 from rdbench.shifts import KINDS, Condition, apply_shift, apply_to_mask
@@ -100,7 +100,7 @@ def predict_group(
         The teacher's seconds per image, over the clean batches.
     """
     untouched = UntouchedNetwork("the teacher", teacher)
-    with torch.inference_mode(), steady_cudnn(), autocast(device, precision):
+    with torch.inference_mode(), autocast(device, precision):
         for run in runs:
             run.calibration = Said.empty(1, len(calibration))
             run.said = Said.empty(len(conditions), len(test.images))
@@ -222,7 +222,7 @@ def predict_again(
     """
     maps, unsure = [], []
     untouched = UntouchedNetwork("the teacher", teacher)
-    with torch.inference_mode(), steady_cudnn(), autocast(device, precision):
+    with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(chosen), batch_size):
             images = normalise(to_unit(test.images[chosen[start : start + batch_size]], device))
             prediction = _predict(run, _Handed(Batch(images, partial(teacher, images)), untouched), device, seed)

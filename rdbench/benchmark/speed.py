@@ -14,7 +14,7 @@ from torch import Tensor
 from rdbench.benchmark.cost import Stopwatch, count_flop
 from rdbench.protocol import Batch
 from rdbench.rd.anomaly import anomaly_map, anomaly_score
-from rdbench.rd.precision import autocast, steady_cudnn
+from rdbench.rd.precision import autocast
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import load_teacher
 from rdbench.rd.training import TrainingSettings, train_student
@@ -69,14 +69,14 @@ def measured_parts(
     student = build_student(teacher.backbone, 0, device).eval()
     images = torch.randn(batch_size, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
     half = torch.bfloat16 if precision == "bf16" else torch.float32
-    with torch.inference_mode(False), torch.no_grad(), steady_cudnn(), autocast(device, precision):
+    with torch.inference_mode(False), torch.no_grad(), autocast(device, precision):
         features = tuple(scale.contiguous(memory_format=torch.channels_last) for scale in teacher(images))
         embedding = student.bottleneck(features)
         pyramid = student.decoder(embedding)
 
     def inferring(call: Callable[[], object]) -> Callable[[], object]:
         def run() -> object:
-            with torch.inference_mode(), steady_cudnn(), autocast(device, precision):
+            with torch.inference_mode(), autocast(device, precision):
                 return call()
 
         return run

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -23,11 +24,14 @@ def resolve_precision(requested: str, device: torch.device) -> Precision:
             raise unknown("precision", requested, ("auto", "fp32", "bf16"))
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which convolutions run in `precision`; parameters, the loss and maps stay float32."""
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """A context in which convolutions run in `precision`, steadily; parameters, the loss and maps stay float32."""
     # No cache of cast weights: it lives until the outermost autocast ends, so that training inside another autocast
     # would go on with the weights of its first step.
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    enabled = precision == "bf16"
+    with steady_cudnn(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False):
+        yield
 
 
 def steady_cudnn() -> AbstractContextManager[None]:

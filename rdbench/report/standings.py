@@ -98,7 +98,7 @@ def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -
     taking_part = _ranked(ranking, replicates)
     if len(taking_part) < 2:
         return float("nan")
-    shown = ranking.mean().value[:, condition, f]
+    shown, _, _ = mean_interval(*(array[:, :, :, condition, f] for array in (ranking.value, ranking.low, ranking.high)))
     best = min(taking_part, key=lambda m: float(np.nan_to_num(shown[m], nan=np.inf)))
     others = [m for m in taking_part if m != best]
     resampled = replicates[others] - replicates[best]
