@@ -13,7 +13,7 @@ from rdbench.report.rankings import USUAL_ALPHA
 from rdbench.report.variants import method_labels
 
 COLUMNS = (
-    "method", "dataset", "category", "seed", "backbone", "condition", "metric", "value", "low", "high", "note",
+    "method", "dataset", "category", "seed", "backbone", "condition", "metric", "value", "low", "high", "note", "cell",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a formula in a spreadsheet begins with."""
@@ -24,12 +24,13 @@ def tidy(results: Iterable[CellResult]) -> pd.DataFrame:
 
     `value`, `low` and `high` (95 % interval) are floats, NaN where undefined; `note` says why a value is undefined.
     Methods that ran with other than their default options carry them in their name, e.g. `mc_dropout[p=0.3]`, and so
-    does what was decided at another threshold than that of alpha 0.10, e.g. `tta at alpha 0.05`.
+    does what was decided at another threshold than that of alpha 0.10, e.g. `tta at alpha 0.05`. `cell` is the cell's
+    directory below the store: it tells cells apart that agree in all but the shifts they were measured under.
     """
     cells = list(results)
     rows = [
         (label + _level(cell), spec.dataset, spec.category, spec.seed, spec.backbone, condition, metric,
-         figure.value, figure.low, figure.high, figure.note)
+         figure.value, figure.low, figure.high, figure.note, spec.path.as_posix())
         for label, cell in zip(method_labels(cells), cells, strict=True)
         for spec in (cell.spec,)
         for condition, figures in cell.figures().items()

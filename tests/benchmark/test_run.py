@@ -45,7 +45,7 @@ def rows_of(rdbench: Command, runs: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(rdbench("results", runs, "--format", "csv").out)))
 
 
-COLUMNS = "method,dataset,category,seed,backbone,condition,metric,value,low,high,note"
+COLUMNS = "method,dataset,category,seed,backbone,condition,metric,value,low,high,note,cell"
 IMAGE_FIGURES = "image_auroc,image_ap,fpr,fnr,failures,ece,brier,false_alarm_gap"
 SELECTIVE_FIGURES = ("aurc", "e_aurc", "augrc", "failure_auroc")
 

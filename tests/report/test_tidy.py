@@ -22,6 +22,17 @@ def test_one_row_per_cell_condition_and_metric(make_cell):
     assert set(table[table.metric == "train_seconds"].condition) == {"clean"}
 
 
+def test_cells_that_differ_in_shifts_alone_are_told_apart(make_cell):
+    cells = [make_cell(conditions=("clean",)), make_cell(conditions=("clean", "noise:3"))]
+    table = tidy(cells)
+    assert set(table.method) == {"deterministic"}
+    assert set(table.cell) == {cell.spec.path.as_posix() for cell in cells}
+    assert table.groupby("cell").condition.unique().map(set).to_dict() == {
+        cells[0].spec.path.as_posix(): {"clean"},
+        cells[1].spec.path.as_posix(): {"clean", "noise:3"},
+    }
+
+
 def test_undefined_is_nan_with_its_reason_and_never_zero_or_one(make_cell):
     table = tidy([make_cell(failures=0)])
     row = table[table.metric == "augrc"].iloc[0]
