@@ -128,7 +128,7 @@ def test_all_methods_pass_each_image_through_the_teacher_once_and_train_no_netwo
     done = rdbench(
         "run", "--dataset", "mvtec_ad", "--root", tmp_path / "data", "--method", methods, *few, "-o",
         "mc_batchnorm.batch=4", "--shift", "lighting:3", "--shift", "viewpoint:3", "--backbone", "embedded",
-        "--image-size", "64", "--epochs", "1", "--batch-size", "4", "--precision", "fp32", "--no-gallery",
+        "--image-size", "32", "--epochs", "1", "--batch-size", "4", "--precision", "fp32", "--no-gallery",
         "--out", tmp_path / "runs",
     )  # fmt: skip
     assert done.code == 0
