@@ -30,9 +30,9 @@ def tidy(results: Iterable[CellResult]) -> pd.DataFrame:
     cells = list(results)
     rows = [
         (label + _level(cell), spec.dataset, spec.category, spec.seed, spec.backbone, condition, metric,
-         figure.value, figure.low, figure.high, figure.note, spec.path.as_posix())
+         figure.value, figure.low, figure.high, figure.note, path)
         for label, cell in zip(method_labels(cells), cells, strict=True)
-        for spec in (cell.spec,)
+        for spec, path in ((cell.spec, cell.spec.path.as_posix()),)
         for condition, figures in cell.figures().items()
         for metric, figure in figures.items()
     ]  # fmt: skip
