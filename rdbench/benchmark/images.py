@@ -123,10 +123,14 @@ class FeatureBank:
             yield self.batch(range(start, min(start + size, len(self))))
 
     def _pixels(self, indices: Tensor) -> Tensor:
-        return normalise(to_unit(self._images[indices.numpy()], self._device))
+        return normalise(to_unit(self._images[indices.cpu().numpy()], self._device))
 
     def _kept(self, indices: Tensor) -> tuple[Tensor, ...]:
+        at = self._features[0].device
+        if at.type == "cuda" and not indices.is_cuda:
+            indices = indices.pin_memory()  # else the host would wait for all that the GPU was told to do before
+        indices = indices.to(at, non_blocking=True)
         return tuple(
-            kept.index_select(0, indices.to(kept.device)).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+            kept.index_select(0, indices).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
             for kept in self._features
         )

@@ -19,10 +19,14 @@ from rdbench.rd.student import build_student
 from rdbench.rd.teacher import load_teacher
 from rdbench.rd.training import TrainingSettings, train_student
 
-LIMIT = "3 x 3 convolution"
+LIMIT = "limit"
+LIMITS = {"cpu": "3 x 3 convolution of 256 channels", "cuda": "product of 8,192 x 8,192 matrices"}
+"""What stands for the most arithmetic that a device does. A GPU is done with a batch's convolution before it is seen
+how long that takes."""
 TRAINING = "training step"
-STEPS = 4
-"""Training steps per call: what a training does once, such as making the optimiser, is not to count as one step's."""
+STEPS = {"cpu": 4, "cuda": 200}
+"""Training steps per call: what a training does once, such as making the optimiser or recording a GPU's graphs, is not
+to count as one step's."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Speed:
     ms: float
     """Median over rounds."""
     limit_share: float
-    """Its GFLOP/s over those of a plain 3 x 3 convolution, measured in the same rounds."""
+    """Its GFLOP/s over those of the :data:`LIMITS`, measured in the same rounds."""
 
     @property
     def gflop_per_second(self) -> float:
@@ -48,7 +52,7 @@ def measure_machine(
     """Time the limit, teacher, bottleneck, decoder, map and a training step; they take turns, `rounds` times."""
     parts, flop = measured_parts(backbone, size, batch_size, precision, device)
     seconds = interleaved(parts, device, rounds)
-    seconds[TRAINING] = [each / STEPS for each in seconds[TRAINING]]
+    seconds[TRAINING] = [each / STEPS[device.type] for each in seconds[TRAINING]]
     limit = flop[LIMIT] * batch_size / median(seconds[LIMIT])
     found = []
     for name, times in seconds.items():
@@ -81,21 +85,29 @@ def measured_parts(
 
         return run
 
-    limit = torch.randn(batch_size, 256, 32, 32, device=device, dtype=half).to(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3, device=device, dtype=half).to(memory_format=torch.channels_last)
-    trained = build_student(teacher.backbone, 0)
+    trained, same = build_student(teacher.backbone, 0), _SameBatch(images, features, STEPS[device.type])
     settings = TrainingSettings(epochs=1, batch_size=batch_size, precision=precision)
     parts: dict[str, Callable[[], object]] = {
-        LIMIT: inferring(partial(F.conv2d, limit, weight, padding=1)),
+        LIMIT: inferring(_limit(batch_size, device, half)),
         "teacher": inferring(partial(teacher, images)),
         "bottleneck": inferring(partial(student.bottleneck, features)),
         "decoder": inferring(partial(student.decoder, embedding)),
         "map and score": inferring(lambda: anomaly_score(anomaly_map(features, pyramid, size))),
-        TRAINING: lambda: train_student(trained, _SameBatch(images, features), settings, 0, device),
+        TRAINING: lambda: train_student(trained, same, settings, 0, device),
     }
     flop = {name: count_flop(call) / batch_size for name, call in parts.items() if name != TRAINING}
     flop[TRAINING] = 3 * (flop["bottleneck"] + flop["decoder"])
     return parts, flop
+
+
+def _limit(batch_size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    """The arithmetic of :data:`LIMITS`."""
+    if device.type == "cuda":
+        matrix = torch.randn(8192, 8192, device=device, dtype=dtype)
+        return partial(torch.matmul, matrix, matrix)
+    images, weight = torch.randn(batch_size, 256, 32, 32, dtype=dtype), torch.randn(256, 256, 3, 3, dtype=dtype)
+    last = torch.channels_last
+    return partial(F.conv2d, images.to(memory_format=last), weight.to(memory_format=last), padding=1)
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
@@ -111,10 +123,10 @@ def interleaved(calls: Mapping[str, Callable[[], object]], device: torch.device,
 
 
 class _SameBatch:
-    """`STEPS` batches of normal images, all the same one, with features that are kept."""
+    """Batches of normal images, all the same one, with features that are kept."""
 
-    def __init__(self, images: Tensor, features: tuple[Tensor, ...]) -> None:
-        self._count, self._batch = STEPS * len(images), Batch(images, lambda: features)
+    def __init__(self, images: Tensor, features: tuple[Tensor, ...], count: int) -> None:
+        self._count, self._batch = count * len(images), Batch(images, lambda: features)
 
     def __len__(self) -> int:
         return self._count
@@ -123,4 +135,4 @@ class _SameBatch:
         return self._batch
 
     def batches(self, size: int) -> Iterator[Batch]:
-        yield from [self._batch] * STEPS
+        yield from [self._batch] * (self._count // size)

@@ -34,7 +34,7 @@ def bench(
     import torch
 
     from rdbench.benchmark.device import choose_device
-    from rdbench.benchmark.speed import LIMIT, TRAINING, measure_machine
+    from rdbench.benchmark.speed import LIMITS, TRAINING, measure_machine
     from rdbench.rd.precision import resolve_precision
     from rdbench.rd.runtime import keep_freed_memory
 
@@ -46,7 +46,7 @@ def bench(
     table = Table(
         title=f"{backbone}, {size[1]} x {size[0]} px, batches of {batch_size}, {kind} on {at}{threads}",
         title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        caption=f"Medians of {count(rounds, 'round')}. Limit: the GFLOP/s of a plain {LIMIT} of 256 channels.",
+        caption=f"Medians of {count(rounds, 'round')}. Limit: a plain {LIMITS[at.type]}.",
         caption_justify="left", caption_style="dim",
     )  # fmt: skip
     for name in ("Part", "GFLOP per image", "ms per image", "GFLOP/s", "of the limit"):

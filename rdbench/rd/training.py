@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
+from rdbench.rd.graphs import GraphedPasses
 from rdbench.rd.precision import autocast, steady_cudnn
 
 LEARNING_RATE = 0.005
 BETAS = (0.5, 0.999)
+STEPS_WORTH_A_GRAPH = 50
+"""Recording the graphs of a GPU's passes takes as long as some ten steps."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +65,29 @@ def train_student(
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         steady_cudnn(),
     ):
+        passes = _passes(student, images, settings, steps, device)
         torch.manual_seed(seed)  # for what the student draws itself, such as dropout
         for epoch in range(1, settings.epochs + 1):
             total = torch.zeros((), device=device)
-            for indices in torch.split(torch.randperm(len(images), generator=shuffle), settings.batch_size):
-                if rate is not None:
-                    for group in optimizer.param_groups:
-                        group["lr"] = LEARNING_RATE * rate(step / steps)
-                features = images.batch(indices).features
-                if len(indices) == 1 and max(features[-1].shape[-2:]) == 2:
-                    raise InputError(
-                        f"training: {len(images)} images in batches of {settings.batch_size} leave a batch of "
-                        "one, of which batch norm gets one value per channel at 32 pixels; "
-                        "change --batch-size or --image-size"
-                    )
-                with autocast(device, settings.precision):
-                    value = loss(features, student(features))
-                optimizer.zero_grad()
-                torch.autograd.backward(value)
-                optimizer.step()
-                total += value.detach() * len(indices)
-                step += 1
+            with passes():
+                for indices in torch.split(torch.randperm(len(images), generator=shuffle), settings.batch_size):
+                    if rate is not None:
+                        for group in optimizer.param_groups:
+                            group["lr"] = LEARNING_RATE * rate(step / steps)
+                    features = images.batch(indices).features
+                    if len(indices) == 1 and max(features[-1].shape[-2:]) == 2:
+                        raise InputError(
+                            f"training: {len(images)} images in batches of {settings.batch_size} leave a batch of "
+                            "one, of which batch norm gets one value per channel at 32 pixels; "
+                            "change --batch-size or --image-size"
+                        )
+                    with autocast(device, settings.precision):
+                        value = loss(features, student(features))
+                    optimizer.zero_grad()
+                    torch.autograd.backward(value)
+                    optimizer.step()
+                    total += value.detach() * len(indices)
+                    step += 1
             mean_loss = total.item() / len(images)  # the epoch's only wait for the device
             if not math.isfinite(mean_loss):
                 raise InputError(
@@ -91,3 +97,12 @@ def train_student(
             if on_epoch is not None:
                 on_epoch(epoch, mean_loss)
     return student.eval()
+
+
+def _passes(
+    student: nn.Module, images: NormalImages, settings: TrainingSettings, steps: int, device: torch.device
+) -> Callable[[], AbstractContextManager[None]]:
+    """What an epoch runs in: CUDA graphs where that pays."""
+    if device.type != "cuda" or len(images) < settings.batch_size or steps < STEPS_WORTH_A_GRAPH:
+        return nullcontext
+    return GraphedPasses(student, images.batch(range(settings.batch_size)).features, settings.precision).replayed

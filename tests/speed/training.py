@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rdbench.benchmark.device import choose_device
-from rdbench.benchmark.speed import LIMIT, STEPS, TRAINING, interleaved, measured_parts
+from rdbench.benchmark.speed import LIMIT, LIMITS, STEPS, TRAINING, interleaved, measured_parts
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
@@ -49,7 +49,7 @@ def main() -> None:
             seconds = interleaved({"anomalib": theirs}, device, arguments.rounds)
             keep_freed_memory()
             seconds |= interleaved(calls, device, arguments.rounds)
-        step = median(seconds[TRAINING]) / STEPS / BATCH
+        step = median(seconds[TRAINING]) / STEPS[device.type] / BATCH
         peer = median(seconds["anomalib"]) / BATCH
         limit = flop[LIMIT] * BATCH / median(seconds[LIMIT])
         print(f"{backbone}, {precision}, {device}, {torch.get_num_threads()} threads, medians of {arguments.rounds}")
@@ -58,7 +58,7 @@ def main() -> None:
         )
         print(f"  rdbench   {1000 * step:7.1f} ms per image  {flop[TRAINING] / step / 1e9:6.0f} GFLOP/s  {parameters}")
         print(f"  {peer / step:.2f} times faster (goal {GOALS.get(backbone, 1)})")
-        print(f"  {flop[TRAINING] / step / limit:.0%} of a plain convolution's {limit / 1e9:.0f} GFLOP/s")
+        print(f"  {flop[TRAINING] / step / limit:.0%} of {limit / 1e9:.0f} GFLOP/s, a {LIMITS[device.type]}")
 
 
 def anomalib_step(backbone: str, device: torch.device) -> tuple[Callable[[], object], float, str]:
