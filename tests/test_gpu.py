@@ -133,9 +133,9 @@ def test_dropout_follows_the_seed_and_the_callers_random_state_is_kept(images: F
     assert torch.equal(before, torch.cuda.get_rng_state())
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-3)])
 def test_one_network_scores_alike_on_both(teacher: Teacher, precision: str, tolerance: float) -> None:
-    """Within a share of the scores' own spread over images."""
+    """As in float32 on the CPU, up to a share of the score."""
     pixels = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     pixels += torch.linspace(0, 2, 8)[:, None, None, None] * torch.sign(torch.linspace(-1, 1, 64))
     found = []
@@ -145,7 +145,7 @@ def test_one_network_scores_alike_on_both(teacher: Teacher, precision: str, tole
             features = network(at)
             found.append(anomaly_score(anomaly_map(features, student(features), (64, 64))).cpu())
     on_cpu, on_gpu = found
-    assert (on_cpu - on_gpu).abs().max() < tolerance * on_cpu.std()
+    assert ((on_cpu - on_gpu).abs() < tolerance * on_cpu).all()
 
 
 def test_every_method_runs_and_a_second_run_says_the_same(rdbench: Command, tmp_path: Path) -> None:

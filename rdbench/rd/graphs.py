@@ -41,7 +41,7 @@ class GraphedPasses:
     def __init__(self, student: nn.Module, features: Sequence[Tensor], precision: str) -> None:
         device = features[0].device
         buffers = [(buffer, buffer.clone()) for buffer in student.buffers()]
-        with autocast(device, precision), torch.enable_grad(), _without_hooks_on_all_modules():
+        with _quiet(), autocast(device, precision), torch.enable_grad(), _without_hooks_on_all_modules():
             calls = _calls(student, features)
             modules, inputs = tuple(module for module, _ in calls), tuple(given for _, given in calls)
             if modules:
@@ -56,9 +56,7 @@ class GraphedPasses:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """In here the graphs run in place of the passes that they were recorded of."""
-        with warnings.catch_warnings():
-            # Gradients are recorded on a stream of their own, which the GPU waits for; torch says so each time.
-            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
+        with _quiet():
             try:
                 for module, forward in self._forwards:
                     module.forward = forward
@@ -66,6 +64,14 @@ class GraphedPasses:
             finally:
                 for module, _forward in self._forwards:
                     vars(module).pop("forward", None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Gradients are recorded on a stream of their own, which the GPU waits for; torch mentions it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
+        yield
 
 
 def _calls(student: nn.Module, features: Sequence[Tensor]) -> list[tuple[nn.Module, tuple[Any, ...]]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
+from rdbench.rd.gradients import fast_gradients
 from rdbench.rd.graphs import GraphedPasses
 from rdbench.rd.precision import autocast, steady_cudnn
 
@@ -102,7 +104,9 @@ def train_student(
 def _passes(
     student: nn.Module, images: NormalImages, settings: TrainingSettings, steps: int, device: torch.device
 ) -> Callable[[], AbstractContextManager[None]]:
-    """What an epoch runs in: CUDA graphs where that pays."""
+    """What an epoch runs in, to be faster: a GPU's CUDA graphs where they pay, a CPU's own gradients in bf16."""
+    if device.type == "cpu" and settings.precision == "bf16":
+        return partial(fast_gradients, student)
     if device.type != "cuda" or len(images) < settings.batch_size or steps < STEPS_WORTH_A_GRAPH:
         return nullcontext
     return GraphedPasses(student, images.batch(range(settings.batch_size)).features, settings.precision).replayed

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from rdbench.rd.backbones import get_backbone
+from rdbench.rd.gradients import FEW_POSITIONS, fast_gradients
+from rdbench.rd.precision import autocast
+from rdbench.rd.student import build_student
+
+CPU = torch.device("cpu")
+LAYERS = {
+    "3 x 3": lambda: nn.Conv2d(8, 16, 3, padding=1, bias=False),
+    "3 x 3 with stride": lambda: nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+    "1 x 1 with stride": lambda: nn.Conv2d(8, 16, 1, stride=2, bias=False),
+    "uneven": lambda: nn.Conv2d(8, 16, (3, 5), stride=(2, 1), padding=(1, 2), bias=False),
+    "transposed": lambda: nn.ConvTranspose2d(8, 16, 2, stride=2, bias=False),
+}
+LEFT_ALONE = {
+    "grouped": lambda: nn.Conv2d(8, 16, 3, padding=1, groups=2, bias=False),
+    "dilated": lambda: nn.Conv2d(8, 16, 3, padding=2, dilation=2, bias=False),
+    "with a bias": lambda: nn.Conv2d(8, 16, 3, padding=1),
+    "reflecting": lambda: nn.Conv2d(8, 16, 3, padding=1, padding_mode="reflect", bias=False),
+    "padded by name": lambda: nn.Conv2d(8, 16, 3, padding="same", bias=False),
+    "transposed with overlap": lambda: nn.ConvTranspose2d(8, 16, 3, stride=2, bias=False),
+}
+
+
+def passed(network, inputs, precision, fast=True):
+    """What comes out, the inputs' gradient and the weights' gradients, for one and the same loss."""
+    inputs = inputs.clone().requires_grad_()
+    network.zero_grad()
+    with autocast(CPU, precision):
+        if fast:
+            with fast_gradients(network):
+                outputs = network(inputs)
+        else:
+            outputs = network(inputs)
+        loss = (outputs.float() * torch.rand(outputs.shape, generator=torch.Generator().manual_seed(1))).sum()
+    loss.backward()
+    return outputs.detach(), inputs.grad, *(parameter.grad.clone() for parameter in network.parameters())
+
+
+def apart(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("count", [2, FEW_POSITIONS // 100])
+@pytest.mark.parametrize("layer", LAYERS | LEFT_ALONE)
+def test_gradients_are_those_of_float32_up_to_rounding(layer, count):
+    """With 12 x 12 positions and the smaller count by products, with the larger by oneDNN."""
+    torch.manual_seed(0)
+    network = nn.Sequential((LAYERS | LEFT_ALONE)[layer]()).to(memory_format=torch.channels_last)
+    inputs = torch.randn(count, 8, 24, 24).contiguous(memory_format=torch.channels_last)
+    outputs, *gradients = passed(network, inputs, "bf16")
+    _, *exact = passed(network, inputs, "fp32", fast=False)
+    plain, *slow = passed(network, inputs, "bf16", fast=False)
+    assert torch.equal(outputs, plain)
+    for fast, right, usual in zip(gradients, exact, slow, strict=True):
+        assert fast.shape == right.shape
+        assert fast.dtype == torch.float32
+        assert apart(fast, right) < max(1.5 * apart(usual, right), 1e-6) < 0.01
+
+
+def test_float32_keeps_its_bits():
+    network, inputs = nn.Sequential(*(make() for make in [LAYERS["3 x 3"]])), torch.randn(2, 8, 8, 8)
+    assert all(map(torch.equal, passed(network, inputs, "fp32"), passed(network, inputs, "fp32", fast=False)))
+
+
+def test_a_student_is_left_as_it_was():
+    student = build_student(get_backbone("embedded"), 0)
+    before = [dict(vars(layer)) for layer in student.modules()]
+    with fast_gradients(student):
+        assert sum("forward" in vars(layer) for layer in student.modules()) > 20
+    assert before == [dict(vars(layer)) for layer in student.modules()]
