@@ -30,6 +30,23 @@ if TYPE_CHECKING:
     """(the teacher's pyramid, what the trained module made of it) -> what is minimised, a scalar."""
 
 
+class TeacherPyramid(tuple["Tensor", ...]):
+    """The teacher's pyramid of one batch: three tensors (B, C_i, H / s, W / s) with s = 4, 8, 16, which nobody changes.
+
+    So what every map of the batch needs of it is computed once, however many members or samples are compared with it.
+    """
+
+    @cached_property
+    def in_float32(self) -> tuple[Tensor, ...]:
+        """The same in float32."""
+        return tuple(scale.float() for scale in self)
+
+    @cached_property
+    def lengths(self) -> tuple[Tensor, ...]:
+        """Of each scale (B, H / s, W / s): the Euclidean norm over channels."""
+        return tuple(scale.norm(dim=1) for scale in self.in_float32)
+
+
 class Batch:
     """Images and their teacher features, nothing else."""
 
@@ -46,12 +63,12 @@ class Batch:
         return self._images() if callable(self._images) else self._images
 
     @cached_property
-    def features(self) -> Pyramid:
+    def features(self) -> TeacherPyramid:
         """The teacher's pyramid, three tensors (B, C_i, H / s, W / s) with s = 4, 8, 16.
 
         Computed on first use, then shared by every method of the group: do not change it in place.
         """
-        return self._compute_features()
+        return TeacherPyramid(self._compute_features())
 
 
 class NormalImages(Protocol):

@@ -95,11 +95,11 @@ def test_training_by_graphs_gives_the_same_bits(
 def test_a_batch_goes_to_the_gpu_as_one_graph_for_each_pass(teacher: Teacher, images: FeatureBank) -> None:
     student = build_student(BACKBONE, 0, GPU).train()
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    passes = GraphedPasses(student, images.batch(range(4)).features, "bf16")
+    passes = GraphedPasses(student, tuple(images.batch(range(4)).features), "bf16")
     assert same(before, student.state_dict())
     with passes.replayed(), autocast(GPU, "bf16"), torch.profiler.profile() as profile:
-        sum(scale.sum() for scale in student(images.batch(range(4)).features)).backward()
-        sum(scale.sum() for scale in student(images.batch(range(3)).features)).backward()
+        sum(scale.sum() for scale in student(tuple(images.batch(range(4)).features))).backward()
+        sum(scale.sum() for scale in student(tuple(images.batch(range(3)).features))).backward()
     launches = sum(event.count for event in profile.key_averages() if "cudaGraphLaunch" in event.key)
     assert launches == 4  # bottleneck and decoder, there and back; three images pass the layers themselves
     assert "forward" not in vars(student.bottleneck)

@@ -76,7 +76,7 @@ def train_student(
                     if rate is not None:
                         for group in optimizer.param_groups:
                             group["lr"] = LEARNING_RATE * rate(step / steps)
-                    features = images.batch(indices).features
+                    features = tuple(images.batch(indices).features)
                     if len(indices) == 1 and max(features[-1].shape[-2:]) == 2:
                         raise InputError(
                             f"training: {len(images)} images in batches of {settings.batch_size} leave a batch of "
@@ -109,4 +109,4 @@ def _passes(
         return partial(fast_gradients, student)
     if device.type != "cuda" or len(images) < settings.batch_size or steps < STEPS_WORTH_A_GRAPH:
         return nullcontext
-    return GraphedPasses(student, images.batch(range(settings.batch_size)).features, settings.precision).replayed
+    return GraphedPasses(student, tuple(images.batch(range(settings.batch_size)).features), settings.precision).replayed

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
+from rdbench.protocol import Batch
 from rdbench.rd.anomaly import anomaly_map, anomaly_score, distillation_loss, enlarge_and_smooth, scale_maps
 
 
@@ -114,3 +115,16 @@ def test_map_has_gradients_also_after_it_was_used_in_inference_mode():
     student = [s.requires_grad_() for s in student]
     anomaly_score(anomaly_map(teacher, student, (32, 32))).sum().backward()
     assert all(s.grad is not None and s.grad.abs().sum() > 0 for s in student)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_batch_keeps_of_the_teacher_changes_no_bit(dtype):
+    teacher, student = random_pyramid(0, dtype=dtype), random_pyramid(1, dtype=dtype)
+    batch = Batch(torch.zeros(2, 3, 64, 96), lambda: teacher)
+    wanted = anomaly_map(teacher, student, (64, 96))
+    with torch.inference_mode():
+        assert all(torch.equal(anomaly_map(batch.features, student, (64, 96)), wanted) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(teacher, random_pyramid(0, dtype=dtype), strict=True))
+    student[0].requires_grad_()
+    anomaly_map(batch.features, student, (64, 96)).sum().backward()
+    assert student[0].grad.abs().max() > 0
