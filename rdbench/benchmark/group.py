@@ -32,6 +32,7 @@ from rdbench.datasets.decode import DecodedImages, cores, decode_masks
 from rdbench.errors import InputError
 from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Method
+from rdbench.rd.precision import Precision
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod, load_method
 
@@ -127,7 +128,9 @@ class _Group:
                 for images in (category.train, category.calibration, category.test)
             )
             with bench.reporter.step("  teacher's features", len(train) + len(calibration)) as step:
-                self.train, self.calibration = self._features(train, step), self._features(calibration, step)
+                # A student that is trained on what a teacher says in bf16 turns out worse (docs/performance.md).
+                self.train = self._features(train, "fp32", step)
+                self.calibration = self._features(calibration, spec.precision, step)
             self.test = TestSet(category, test, self._regions(test))
         finally:
             pool.shutdown(cancel_futures=True)
@@ -157,11 +160,14 @@ class _Group:
                 "run the same command again when they stay as they are"
             )
 
-    def _features(self, images: DecodedImages, step: Step) -> FeatureBank:
-        teacher, device, spec = self.bench.teacher, self.bench.device, self.spec
+    def _features(self, images: DecodedImages, precision: Precision, step: Step) -> FeatureBank:
+        bench, spec = self.bench, self.spec
         self.sharing.images += len(images)
-        with self.sharing.counting(teacher, SHARED):
-            return FeatureBank(images, teacher, device, spec.precision, spec.batch_size, self.directory, step.advance)
+        with self.sharing.counting(bench.teacher, SHARED):
+            return FeatureBank(
+                images, bench.teacher, bench.device, precision, spec.batch_size, self.directory, step.advance,
+                kept=spec.precision,
+            )  # fmt: skip
 
     def _regions(self, images: DecodedImages) -> list[Regions]:
         """Of every test image's mask. Waits for the images too: a damaged one is to show before anything is trained."""

@@ -60,6 +60,8 @@ class FeatureBank:
 
     Args:
         images: (N, H, W, 3) uint8, an array or one that is still being filled.
+        precision: what the teacher computes in.
+        kept: the number format that its features are kept in.
         on_batch: called with the number of images whose features have just been computed.
         directory: where features go that are too large for memory.
     """
@@ -73,6 +75,7 @@ class FeatureBank:
         batch_size: int,
         directory: Path,
         on_batch: Callable[[int], None] | None = None,
+        kept: Precision | None = None,
     ) -> None:
         self._images = images
         self._device = device
@@ -85,28 +88,26 @@ class FeatureBank:
                 pyramid = teacher(pixels)
             self.seconds += watch.seconds
             if not self._features:
-                self._features = self._allocate(pyramid, len(images), directory)
-            for kept, scale in zip(self._features, pyramid, strict=True):
-                kept[start : start + len(pixels)] = scale.permute(0, 2, 3, 1)
+                dtype = torch.bfloat16 if (kept or precision) == "bf16" else torch.float32
+                self._features = self._allocate(pyramid, len(images), dtype, directory)
+            for own, scale in zip(self._features, pyramid, strict=True):
+                own[start : start + len(pixels)] = scale.permute(0, 2, 3, 1)
             if on_batch is not None:
                 on_batch(len(pixels))
 
-    def _allocate(self, pyramid: Sequence[Tensor], count: int, directory: Path) -> list[Tensor]:
+    def _allocate(self, pyramid: Sequence[Tensor], count: int, dtype: torch.dtype, directory: Path) -> list[Tensor]:
         """One (N, h, w, C) tensor per scale: channels last, so that any choice of images is channels last too."""
         shapes = [(count, *scale.shape[2:], scale.shape[1]) for scale in pyramid]
         sizes = [int(np.prod(shape)) for shape in shapes]
-        total = sum(size * scale.element_size() for size, scale in zip(sizes, pyramid, strict=True))
+        total = sum(sizes) * dtype.itemsize
         if self._device.type == "cuda" and total < torch.cuda.mem_get_info(self._device)[0] // 2:
-            return [
-                torch.empty(shape, dtype=scale.dtype, device=self._device)
-                for shape, scale in zip(shapes, pyramid, strict=True)
-            ]
+            return [torch.empty(shape, dtype=dtype, device=self._device) for shape in shapes]
         if total <= FEATURE_BYTES_IN_MEMORY:
-            return [torch.empty(shape, dtype=scale.dtype) for shape, scale in zip(shapes, pyramid, strict=True)]
+            return [torch.empty(shape, dtype=dtype) for shape in shapes]
         kept = []
-        for shape, size, scale in zip(shapes, sizes, pyramid, strict=True):
-            with reserved_file(size * scale.element_size(), directory, ".features") as path:  # unlinked once mapped
-                kept.append(torch.from_file(path, shared=True, size=size, dtype=scale.dtype).view(shape))
+        for shape, size in zip(shapes, sizes, strict=True):
+            with reserved_file(size * dtype.itemsize, directory, ".features") as path:  # unlinked once mapped
+                kept.append(torch.from_file(path, shared=True, size=size, dtype=dtype).view(shape))
         return kept
 
     def __len__(self) -> int:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rdbench.benchmark import group
 from rdbench.benchmark.results import CellResult, Predictions
 from rdbench.benchmark.store import PREDICTIONS, open_store
 from rdbench.rd import training
+from rdbench.rd.teacher import load_teacher
 from rdbench.registry import find_methods
 from tests.command import QUICK, Command
 from tests.datasets import trees
@@ -199,3 +201,27 @@ def test_a_kept_method_that_fails_is_said(rdbench: Command, root: Path, tmp_path
     done = rdbench("predict", path, tmp_path / "image.png")
     assert done.code == 2
     assert "method deterministic failed: FileNotFoundError" in done.error()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_students_are_trained_on_what_the_teacher_says_in_float32(
+    precision: str, rdbench: Command, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 the features are rounded once, to be kept; the teacher's own sums are not."""
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+    train_student = training.train_student
+
+    def recorded(student, images, *arguments, **options):  # type: ignore[no-untyped-def]
+        given.append((images.batch([0, 1]).images, images.batch([0, 1]).features[-1]))
+        return train_student(student, images, *arguments, **options)
+
+    monkeypatch.setattr("rdbench.benchmark.fitting.train_student", recorded)
+    done = rdbench(*RUN, "--root", root, "--method", "deterministic", "--precision", precision, "--out", tmp_path)
+    assert done.code == 0, done.err
+    ((images, features),) = given
+    with torch.inference_mode():
+        exact = load_teacher("embedded", None, torch.device("cpu"))(images)[-1]
+    kept = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert features.dtype == kept
+    rounding = 2**-8 if precision == "bf16" else 1e-5
+    assert ((features.float() - exact).abs() <= rounding * exact.abs() + 1e-5).all()
