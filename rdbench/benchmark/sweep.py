@@ -118,7 +118,7 @@ def _settings(
                 epochs=numbers.get("epochs"),
                 batch_size=numbers.get("batch_size", 16),
                 device=device,
-                precision=texts.get("precision", "auto"),
+                precision=texts.get("precision", "fp32"),
                 alpha=float(numbers.get("alpha", 0.10)),
                 out=out,
                 methods_dir=Path(texts["methods_dir"]) if "methods_dir" in texts else None,

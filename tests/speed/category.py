@@ -3,8 +3,9 @@
     python tests/speed/category.py --backbone wide_resnet50_2                     # 240 images, 200 epochs, 256 px
     python tests/speed/category.py --backbone embedded --epochs 2 --images 40     # to try it
 
-Drawn images in files, untrained teacher weights: what is timed does not depend on them. The training's GFLOP/s count
-three times bottleneck and decoder per image and step, and stand beside the limit that `rdbench bench` measures.
+In bf16 where the machine has it. Drawn images in files, untrained teacher weights: what is timed does not depend on
+them. The training's GFLOP/s count three times bottleneck and decoder per image and step, and stand beside the limit
+that `rdbench bench` measures.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main() -> None:
         root, out = Path(folder) / "data", Path(folder) / "runs"
         write(root, arguments.images, arguments.size)
         command = [sys.executable, "-m", "rdbench.cli", "run", "--dataset=mvtec_ad2", "--weights=random"]
+        command += ["--precision=auto"]
         command += [f"--{name}={getattr(arguments, name)}" for name in ("backbone", "epochs", "device")]
         command += [f"--root={root}", f"--image-size={arguments.size}", f"--method={arguments.methods}", f"--out={out}"]
         start = time.perf_counter()
