@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class TeacherPyramid(tuple["Tensor", ...]):
     """The teacher's pyramid of one batch: three tensors (B, C_i, H / s, W / s) with s = 4, 8, 16, which nobody changes.
 
-    So what every map of the batch needs of it is computed once, however many members or samples are compared with it.
+    So what every map of the batch needs of it is computed once in a prediction, however many members or samples are
+    compared with it.
     """
 
     @cached_property

@@ -130,7 +130,7 @@ class FeatureBank:
         at = self._features[0].device
         if at.type == "cuda" and not indices.is_cuda:
             indices = indices.pin_memory()  # else the host would wait for all that the GPU was told to do before
-        indices = indices.to(at, non_blocking=True)
+        indices = indices.to(at, non_blocking=at.type == "cuda")
         return tuple(
             kept.index_select(0, indices).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
             for kept in self._features

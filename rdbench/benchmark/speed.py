@@ -26,7 +26,7 @@ how long that takes."""
 TRAINING = "training step"
 STEPS = {"cpu": 4, "cuda": 200}
 """Training steps per call: what a training does once, such as making the optimiser or recording a GPU's graphs, is not
-to count as one step's."""
+to weigh as much as steps do."""
 
 
 @dataclass(frozen=True)

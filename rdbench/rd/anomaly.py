@@ -15,8 +15,12 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from rdbench.protocol import TeacherPyramid
+
+# To torch's functions of nested tensors, such as vmap, it is the tuple that it looks like.
+register_pytree_node(TeacherPyramid, lambda pyramid: (list(pyramid), None), lambda scales, _: tuple(scales))
 
 SIGMA = 4.0
 """Standard deviation of the Gaussian that smooths a map, in pixels."""

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 FEW_POSITIONS = 4096
 """B h w up to which matrix products were the faster way for every layer of RD's students."""
@@ -52,17 +51,15 @@ def _is_plain(layer: Convolution) -> bool:
     return plain and not isinstance(layer.padding, str)
 
 
-def _convolve(layer: Convolution, inputs: Tensor) -> Tensor:
-    if not (torch.is_autocast_enabled("cpu") and layer.weight.requires_grad and torch.is_grad_enabled()):
-        return type(layer).forward(layer, inputs)  # type: ignore[arg-type]
+def _convolve(layer: Convolution, inputs: Tensor, *rest: Any, **named: Any) -> Tensor:
+    trained = layer.weight.requires_grad and torch.is_grad_enabled()
+    if not (torch.is_autocast_enabled("cpu") and trained) or rest or named:
+        return type(layer).forward(layer, inputs, *rest, **named)  # type: ignore[arg-type]
     half, weight = inputs.to(torch.bfloat16), layer.weight.to(torch.bfloat16)
     if isinstance(layer, nn.ConvTranspose2d):
-        return _by_patches(_TransposedConvolution, half, weight, layer.stride)
-    return _by_patches(_Convolution, half, weight, layer.stride, layer.padding)
-
-
-def _by_patches(function: Any, *given: Any) -> Tensor:
-    outputs: Tensor = function.apply(*given)
+        outputs: Tensor = _TransposedConvolution.apply(half, weight, layer.stride)
+    else:
+        outputs = _Convolution.apply(half, weight, layer.stride, layer.padding)
     return outputs
 
 
@@ -76,7 +73,6 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(inputs, weight, None, stride, padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         inputs, weight = ctx.saved_tensors
         wanted, few = ctx.needs_input_grad[0], gradient[:, 0].numel() <= FEW_POSITIONS
@@ -103,7 +99,6 @@ class _TransposedConvolution(torch.autograd.Function):
         return F.conv_transpose2d(inputs, weight, None, stride)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         inputs, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0]

@@ -2,68 +2,91 @@
 
 At RD's batch of 16 a GPU is done with a kernel sooner than Python has asked for the next one. A graph is asked for
 once. It repeats what the GPU was told to do and none of the Python around it, so only what is known to hold no Python
-state is put into one: the bottleneck and decoder of :mod:`rdbench.rd.student`, made of torch's and torchvision's layers
-alone, without hooks. All else runs as it always does.
+state is put into one: a :class:`Student` itself, of torch's and torchvision's layers alone, without hooks. All else
+runs as it always does.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from rdbench.rd.precision import autocast
-from rdbench.rd.student import Decoder, OneClassBottleneck, Pyramid
+from rdbench.rd.student import Pyramid, Student
 
 PLAIN = ("torch", "torchvision", "rdbench.rd")
 """Packages whose layers hold no Python state that a step changes."""
 
 
-class GraphedPasses:
-    """The passes of a student's bottleneck and decoder, there and back, as graphs.
+def can_be_graphed(student: nn.Module) -> bool:
+    """Whether graphs of its passes do all that the passes do; it is to be in train mode on a GPU."""
+    return (
+        type(student) is Student
+        and student.training
+        and all(parameter.requires_grad and not parameter._backward_hooks for parameter in student.parameters())
+        and all(_is_plain(layer) for layer in student.modules())
+    )
 
-    An input of another shape, as the last batch of an epoch may be, goes through the layers themselves. The gradients
-    are the same to the bit.
+
+class GraphedPasses:
+    """The passes of a student's bottleneck and decoder, there and back, as graphs. Gradients are the same to the bit.
+
+    An input of another shape, as the last batch of an epoch may be, goes through the layers themselves. What comes out
+    of a graph is overwritten by its next run.
 
     Args:
-        student: in train mode on a GPU; anything that takes `features`. Its tensors and their gradients stay as they
-            are; the random state does not.
+        student: one that :func:`can_be_graphed`. Its tensors stay as they are; the random state does not.
         features: the teacher's pyramid of a batch of the size that is to be recorded.
         precision: as it will be trained in, see :func:`rdbench.rd.precision.autocast`.
     """
 
-    def __init__(self, student: nn.Module, features: Sequence[Tensor], precision: str) -> None:
-        device = features[0].device
+    def __init__(self, student: Student, features: Pyramid, precision: str) -> None:
+        self._student = student
+        self._device = features[0].device
+        self._modules = student.bottleneck, student.decoder
+        self._tensors = self._addresses()
         buffers = [(buffer, buffer.clone()) for buffer in student.buffers()]
-        with _quiet(), autocast(device, precision), torch.enable_grad(), _without_hooks_on_all_modules():
-            calls = _calls(student, features)
-            modules, inputs = tuple(module for module, _ in calls), tuple(given for _, given in calls)
-            if modules:
-                torch.cuda.make_graphed_callables(modules, inputs)
+        with (
+            torch.cuda.device(self._device),
+            torch.enable_grad(),
+            autocast(self._device, precision),
+            _quiet(),
+            _without_hooks_on_all_modules(),
+        ):
+            embedding = torch.rand_like(student.bottleneck(features)).requires_grad_()
+            inputs: Any = (tuple(torch.rand_like(scale) for scale in features),), (embedding,)
+            torch.cuda.make_graphed_callables(self._modules, inputs, allow_unused_input=True)
         with torch.no_grad():  # recording runs each pass a few times first, which moves batch norm's statistics
             for buffer, was in buffers:
                 buffer.copy_(was)
-        self._forwards = [(module, _by_shape(module, given)) for module, given in calls]
-        for module in modules:
+        self._forwards = [
+            _by_kind(module, given) for module, given in zip(self._modules, (features, (embedding,)), strict=True)
+        ]
+        for module in self._modules:
             del module.forward  # what torch has put over the class's own
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """In here the graphs run in place of the passes that they were recorded of."""
-        with _quiet():
+        """In here the graphs run in place of the passes, unless the student is no longer what was recorded."""
+        if not can_be_graphed(self._student) or self._addresses() != self._tensors:
+            yield
+            return
+        with torch.cuda.device(self._device), _quiet():
             try:
-                for module, forward in self._forwards:
-                    module.forward = forward
+                for module, forward in zip(self._modules, self._forwards, strict=True):
+                    vars(module)["forward"] = forward
                 yield
             finally:
-                for module, _forward in self._forwards:
+                for module in self._modules:
                     vars(module).pop("forward", None)
+
+    def _addresses(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in (*self._student.parameters(), *self._student.buffers())]
 
 
 @contextmanager
@@ -72,30 +95,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
         yield
-
-
-def _calls(student: nn.Module, features: Sequence[Tensor]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
-    """The modules that can be recorded, in the order they are run in, each with drawn inputs like those it gets."""
-    found: list[tuple[nn.Module, tuple[Any, ...]]] = []
-
-    def remember(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        like = tree_map_only(Tensor, lambda given: torch.rand_like(given).requires_grad_(given.requires_grad), inputs)
-        found.append((module, like))
-
-    with _hooked([module for module in student.modules() if _can_be_recorded(module)], remember):
-        student(features)
-    times = Counter(module for module, _ in found)
-    return [(module, inputs) for module, inputs in found if times[module] == 1]
-
-
-@contextmanager
-def _hooked(modules: Sequence[nn.Module], hook: Any) -> Iterator[None]:
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -110,28 +109,21 @@ def _without_hooks_on_all_modules() -> Iterator[None]:
         hooks.update(held)
 
 
-def _can_be_recorded(module: nn.Module) -> bool:
-    return (
-        type(module) in (OneClassBottleneck, Decoder)
-        and module.training
-        and all(parameter.requires_grad for parameter in module.parameters())
-        and all(_is_plain(layer) for layer in module.modules())
-    )
-
-
 def _is_plain(layer: nn.Module) -> bool:
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    known = any(type(layer).__module__ == name or type(layer).__module__.startswith(f"{name}.") for name in PLAIN)
-    return known and not any(hooks) and "forward" not in vars(layer)
+    known = any(f"{type(layer).__module__}.".startswith(f"{name}.") for name in PLAIN)
+    counting = isinstance(layer, nn.BatchNorm2d) and layer.momentum is None  # an average over a count that it reads
+    return known and not any(hooks) and not counting and "forward" not in vars(layer)
 
 
-def _by_shape(module: nn.Module, recorded: tuple[Any, ...]) -> Any:
-    """The module's forward: the graph for inputs like those `recorded`, else its class's own."""
+def _by_kind(module: nn.Module, recorded: Sequence[Tensor]) -> Callable[..., Any]:
+    """The module's forward: the graph for an input like the one `recorded`, else its class's own."""
     replay, own = module.forward, type(module).forward
-    shapes = [given.shape for given in tree_leaves(recorded)]
+    kinds = [(given.shape, given.dtype, given.requires_grad) for given in recorded]
 
-    def forward(*inputs: Tensor | Pyramid) -> Any:
-        same = [given.shape for given in tree_leaves(inputs)] == shapes
-        return replay(*inputs) if same else own(module, *inputs)
+    def forward(given: Tensor | Pyramid) -> Any:
+        tensors = (given,) if isinstance(given, Tensor) else given
+        same = [(each.shape, each.dtype, each.requires_grad) for each in tensors] == kinds
+        return replay(given) if same else own(module, given)
 
     return forward

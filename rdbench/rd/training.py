@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,8 +17,9 @@ from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.gradients import fast_gradients
-from rdbench.rd.graphs import GraphedPasses
+from rdbench.rd.graphs import GraphedPasses, can_be_graphed
 from rdbench.rd.precision import autocast, steady_cudnn
+from rdbench.rd.student import Student
 
 LEARNING_RATE = 0.005
 BETAS = (0.5, 0.999)
@@ -67,11 +69,11 @@ def train_student(
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         steady_cudnn(),
     ):
-        passes = _passes(student, images, settings, steps, device)
+        faster = _faster(student, images, settings, steps, device, loss)
         torch.manual_seed(seed)  # for what the student draws itself, such as dropout
         for epoch in range(1, settings.epochs + 1):
             total = torch.zeros((), device=device)
-            with passes():
+            with faster():
                 for indices in torch.split(torch.randperm(len(images), generator=shuffle), settings.batch_size):
                     if rate is not None:
                         for group in optimizer.param_groups:
@@ -98,15 +100,27 @@ def train_student(
                 )
             if on_epoch is not None:
                 on_epoch(epoch, mean_loss)
+    optimizer.zero_grad()
+    if device.type == "cuda":  # graphs are held by cycles, and with them all memory that they work in
+        del faster
+        gc.collect()
     return student.eval()
 
 
-def _passes(
-    student: nn.Module, images: NormalImages, settings: TrainingSettings, steps: int, device: torch.device
+def _faster(
+    student: nn.Module,
+    images: NormalImages,
+    settings: TrainingSettings,
+    steps: int,
+    device: torch.device,
+    loss: Callable[[tuple[Tensor, ...], Any], Tensor],
 ) -> Callable[[], AbstractContextManager[None]]:
     """What an epoch runs in, to be faster: a GPU's CUDA graphs where they pay, a CPU's own gradients in bf16."""
     if device.type == "cpu" and settings.precision == "bf16":
         return partial(fast_gradients, student)
-    if device.type != "cuda" or len(images) < settings.batch_size or steps < STEPS_WORTH_A_GRAPH:
-        return nullcontext
-    return GraphedPasses(student, tuple(images.batch(range(settings.batch_size)).features), settings.precision).replayed
+    worth = device.type == "cuda" and len(images) >= settings.batch_size and steps >= STEPS_WORTH_A_GRAPH
+    # A loss of a method's own could ask for a second pass, which would overwrite what the first one left.
+    if worth and loss is distillation_loss and isinstance(student, Student) and can_be_graphed(student):
+        features = tuple(images.batch(range(settings.batch_size)).features)
+        return GraphedPasses(student, features, settings.precision).replayed
+    return nullcontext

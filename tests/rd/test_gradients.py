@@ -1,7 +1,10 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
+from rdbench.rd import gradients as module
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.gradients import FEW_POSITIONS, fast_gradients
 from rdbench.rd.precision import autocast
@@ -44,15 +47,19 @@ def apart(one, other):
     return float((one - other).norm() / other.norm())
 
 
-@pytest.mark.parametrize("count", [2, FEW_POSITIONS // 100])
+@pytest.mark.parametrize("count", [1, FEW_POSITIONS // 100])
 @pytest.mark.parametrize("layer", LAYERS | LEFT_ALONE)
-def test_gradients_are_those_of_float32_up_to_rounding(layer, count):
-    """With 12 x 12 positions and the smaller count by products, with the larger by oneDNN."""
+def test_gradients_are_those_of_float32_up_to_rounding(layer, count, monkeypatch):
+    """One image has 144 to 2,304 output positions, few enough for a product; forty have too many."""
+    products = []
+    patches = module._patches
+    monkeypatch.setattr(module, "_patches", lambda *given: products.append(given) or patches(*given))
     torch.manual_seed(0)
     network = nn.Sequential((LAYERS | LEFT_ALONE)[layer]()).to(memory_format=torch.channels_last)
     inputs = torch.randn(count, 8, 24, 24).contiguous(memory_format=torch.channels_last)
     outputs, *gradients = passed(network, inputs, "bf16")
     _, *exact = passed(network, inputs, "fp32", fast=False)
+    assert len(products) == (count == 1 and layer in LAYERS)
     plain, *slow = passed(network, inputs, "bf16", fast=False)
     assert torch.equal(outputs, plain)
     for fast, right, usual in zip(gradients, exact, slow, strict=True):
@@ -62,8 +69,28 @@ def test_gradients_are_those_of_float32_up_to_rounding(layer, count):
 
 
 def test_float32_keeps_its_bits():
-    network, inputs = nn.Sequential(*(make() for make in [LAYERS["3 x 3"]])), torch.randn(2, 8, 8, 8)
+    network, inputs = nn.Sequential(LAYERS["3 x 3"]()), torch.randn(2, 8, 8, 8)
     assert all(map(torch.equal, passed(network, inputs, "fp32"), passed(network, inputs, "fp32", fast=False)))
+
+
+def test_gradients_have_gradients_and_an_output_size_is_passed_on():
+    network, inputs = (
+        nn.Sequential(LAYERS["3 x 3"](), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1, bias=False)),
+        torch.randn(1, 8, 8, 8),
+    )
+    found = []
+    for fast in (True, False):
+        network.zero_grad()
+        inputs.requires_grad_()
+        with autocast(CPU, "bf16"), fast_gradients(network) if fast else nullcontext():
+            value = network(inputs).float().square().sum()
+        (slope,) = torch.autograd.grad(value, inputs, create_graph=True)
+        slope.square().sum().backward()
+        found.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert all(apart(one, other) < 0.02 for one, other in zip(*found, strict=True))
+    transposed = LAYERS["transposed"]()
+    with autocast(CPU, "bf16"), fast_gradients(nn.Sequential(transposed)):
+        assert transposed(torch.randn(1, 8, 4, 4), output_size=(9, 9)).shape[-2:] == (9, 9)
 
 
 def test_a_student_is_left_as_it_was():
