@@ -46,7 +46,10 @@ rdbench.plots = (() => {
   // Height of the legend below a plot: plotly sets it in columns as wide as the longest name.
   function legendHeight(plot, traces) {
     const names = traces.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => trace.name);
-    const columns = Math.max(1, Math.floor((plot.clientWidth - 68) / (46 + 6.6 * Math.max(...names.map((name) => name.length)))));
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = `12px ${css("--sans")}`;
+    const widest = Math.max(...names.map((name) => pen.measureText(name).width));
+    const columns = Math.max(1, Math.floor((plot.clientWidth - 66) / (43 + widest)));
     return 19 * Math.ceil(names.length / columns);
   }
 
@@ -82,7 +85,16 @@ rdbench.plots = (() => {
     };
     const whole = { ...base, ...layout };
     plot.style.height = `${whole.height}px`;
-    Plotly.react(plot, traces, whole, { displayModeBar: false, responsive: true });
+    Plotly.react(plot, traces, whole, { displayModeBar: false, responsive: true }).then(() => stretch(plot, whole.height));
+  }
+
+  // Give back what a legend took that is longer than was reckoned; plotly cuts it at half the height, hence in steps.
+  function stretch(plot, height, steps = 4) {
+    const area = plot.querySelector(".nsewdrag");
+    const lacking = area && plot.clientWidth ? AREA - 15 - area.getBBox().height : 0; // nothing has a size while hidden
+    if (lacking < 10 || steps === 0) return;
+    plot.style.height = `${height + lacking}px`;
+    Plotly.relayout(plot, { height: height + lacking }).then(() => stretch(plot, height + lacking, steps - 1));
   }
 
   // Methods in the table's order, best first, narrowed by the search box.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from importlib.resources import files
 from urllib.parse import unquote
 
@@ -384,6 +385,17 @@ def test_a_legend_says_how_many_methods_it_leaves_out_and_never_the_reference(ch
     assert "12 of 22 methods" in chrome.execute_script(names)
     Browser(chrome, window).open(many)
     assert "deterministic" in chrome.execute_script(names)
+
+
+@pytest.mark.parametrize("width", [360, 420, 500, 1440])
+def test_a_legend_takes_no_height_from_what_is_drawn(chrome, many, width):
+    Browser(chrome, (width, 900)).open(many)
+    drawn = """return Object.fromEntries([...document.querySelectorAll(".plot")].filter((plot) => plot.data).map(
+        (plot) => [plot.parentElement.id || plot.id, plot.querySelector(".nsewdrag").getBBox().height]))"""
+    time.sleep(2)
+    heights = chrome.execute_script(drawn)
+    assert len(heights) > 3
+    assert all(225 < each < 265 for each in heights.values()), heights
 
 
 def test_paper_is_light_whatever_the_screen_and_nothing_is_closed_on_it(chrome, page):
