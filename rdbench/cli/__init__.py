@@ -17,6 +17,7 @@ from rdbench.cli.common import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
     MethodsDir,
+    Precision,
     Root,
     Runs,
     say,
@@ -69,9 +70,7 @@ def run(
         list[str] | None, typer.Option("--option", "-o", help="key=value or method.key=value; repeatable.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16, or auto: bf16 where the machine has it; faster, see docs/performance.md.")
-    ] = "fp32",
+    precision: Precision = "fp32",
     alpha: Annotated[float, typer.Option(help="False-alarm level of the decision threshold.")] = 0.10,
     out: Annotated[Path, typer.Option(help="Where results go; finished cells there are not run again.")] = Path("runs"),
     methods_dir: MethodsDir = None,

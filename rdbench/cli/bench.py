@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rdbench.cli.common import stdout
+from rdbench.cli.common import Precision, stdout
 from rdbench.errors import InputError
 from rdbench.words import count
 
@@ -20,7 +20,7 @@ def bench(
     image_size: Annotated[str, typer.Option(help="Pixels: one number, or WIDTHxHEIGHT.")] = "256",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Precision = "fp32",
     rounds: Annotated[int, typer.Option(min=1, help="How often each part is timed, in turns.")] = 5,
 ) -> None:
     """Say how fast this machine runs Reverse Distillation, beside what its convolutions allow."""

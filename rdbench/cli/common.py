@@ -25,6 +25,9 @@ EXIT_NOT_POSSIBLE = 3
 EXIT_INTERRUPTED = 130
 
 MethodsDir = Annotated[Path | None, typer.Option(help="One more directory with method files.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32, bf16, or auto: bf16 where the machine has it; faster, see docs/performance.md.")
+]
 Root = Annotated[Path | None, typer.Option(help="Where the data set lies; else $RDBENCH_DATA.")]
 Runs = Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote.")]
 

@@ -78,7 +78,7 @@ def train_student(
                     if rate is not None:
                         for group in optimizer.param_groups:
                             group["lr"] = LEARNING_RATE * rate(step / steps)
-                    features = tuple(images.batch(indices).features)
+                    features = tuple(images.batch(indices).features)  # not what a batch keeps for maps
                     if len(indices) == 1 and max(features[-1].shape[-2:]) == 2:
                         raise InputError(
                             f"training: {len(images)} images in batches of {settings.batch_size} leave a batch of "
