@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from rdbench import cli
 from rdbench.benchmark.engines.local import InProcess
 from rdbench.benchmark.plan import Share
 from rdbench.benchmark.planning import Plan, Shard, make_plan
@@ -365,3 +366,14 @@ def test_shards_run_apart_and_merged_equal_one_run(rdbench: Command, tmp_path: P
     more.write_text(sweep.read_text().replace("[0, 1]", "[0, 1, 2, 3]"))
     dry = rdbench("sweep", more, "--out", tmp_path / "merged", "--dry-run", "--workers", 9)
     assert re.search(r"take about [\d.]+ s \([\d.]+ s with 2 workers\)", dry.out)
+
+
+def test_what_a_sweep_leaves_out_is_what_a_run_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(cli.sweeps, "run_lines", lambda settings, **_: asked.extend(settings))
+    cli.run(method=["deterministic", "mc_dropout"], dataset="toy")
+    file = tmp_path / "sweep.yaml"
+    file.write_text("runs:\n  - methods: [deterministic, mc_dropout]\n")
+    [settings] = read_sweep(file, out=Path("runs"), device="auto")
+    assert asked == [settings]
+    assert settings.precision == "fp32"  # bf16 only where it was asked for, whatever the machine has

@@ -49,7 +49,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         together, said = seconds(methods, Path(folder) / "together")
-        print(*[line.strip() for line in said.splitlines() if "teacher: " in line], sep="\n")
+        print(*[line.strip() for line in said.splitlines() if "shared: " in line], sep="\n")
         print(f"{len(methods)} cells in one command: {together:.0f} s", flush=True)
         apart = 0.0
         for name in methods:
