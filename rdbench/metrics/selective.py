@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import rel_entr
 
 from rdbench.metrics._checks import FloatArray, binary, finite, same_length, share
 from rdbench.metrics._ranking import Ranking, harmonic, rank, ratio
@@ -19,6 +20,8 @@ from rdbench.metrics.detection import auroc_of
 _MOST_KEPT = 2**15
 _walked: dict[tuple[float, ...], tuple[float, float]] = {}
 """What `_last_allowed` gave, by a tie's four counts and the risk."""
+_NEGLIGIBLE = 80.0
+"""-log of a chance that no figure shows: 2e-35."""
 
 
 class Costs(NamedTuple):
@@ -168,18 +171,19 @@ def _last_allowed(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, F
 
 
 def _walk_back(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, FloatArray]:
-    """Walks back from the end of each tie with the distribution of the errors x among its first j places,
+    """Walks back over each tie's places with the distribution of the errors x among its first j of them,
     and takes out what meets the risk. The end itself does not meet it.
 
     Sums run from the left, so that a tie's bits are the same among whichever others it is walked.
     """
     size, hits, before, hits_before = counts.T
-    x = np.arange(hits.max() + 1)
+    start = _first_beyond_chance(counts, risk)
+    x = np.arange(np.minimum(hits, start).max() + 1)
     chance = np.zeros((len(counts), len(x)))
     mean = np.zeros(len(counts))
-    for j in range(int(size.max()) - 1, 0, -1):
-        entering = np.flatnonzero(size == j + 1)
-        chance[entering, hits[entering]] = 1
+    for j in range(int(start.max()) - 1, 0, -1):
+        if len(entering := np.flatnonzero(start == j + 1)):
+            chance[entering] = _hits_among_first(j + 1, size[entering], hits[entering], x)
         dropped = chance * (x / (j + 1))  # the image at place j + 1 was one of the x errors
         chance -= dropped
         chance[:, :-1] += dropped[:, 1:]
@@ -189,7 +193,34 @@ def _walk_back(counts: NDArray[np.int64], risk: float) -> tuple[FloatArray, Floa
         if few.size:
             mean += np.cumsum(few * meets, axis=1)[:, -1] * (before + j)
         few[meets] = 0
-    return mean, np.cumsum(chance, axis=1)[:, -1]
+    return mean, np.where(start > 1, np.cumsum(chance, axis=1)[:, -1], 1)
+
+
+def _first_beyond_chance(counts: NDArray[np.int64], risk: float) -> NDArray[np.int64]:
+    """(B,) place of each tie, from which on the risk is met with a chance below exp(-_NEGLIGIBLE) a place.
+
+    Of j drawn without replacement, of which a share p are errors, a share a < p or less is with a chance of at most
+    exp(-j KL(a | p)) (Hoeffding 1963, theorems 1 and 4).
+    """
+    size, hits, before, hits_before = counts.T[..., None]
+    j = np.arange(1, size.max())
+    allowed = (np.floor(risk * (before + j) + 1e-9) - hits_before) / j
+    p, a = hits / size, np.clip(allowed, 0, 1)
+    unlikely = (allowed < p) & (j * (rel_entr(a, p) + rel_entr(1 - a, 1 - p)) > _NEGLIGIBLE)
+    last: NDArray[np.int64] = np.max(j * ((j < size) & (allowed >= 0) & ~unlikely), axis=1, initial=0)
+    return last + 1
+
+
+def _hits_among_first(place: int, size: NDArray[np.int64], hits: NDArray[np.int64], x: NDArray[np.int64]) -> FloatArray:
+    """(B, X) chances of x hits among the first `place` of a tie: hypergeometric, from the ratios of neighbours."""
+    right = (size - hits)[:, None] - place  # plus x: the right ones that stay behind
+    inside = (x >= -right) & (x <= np.minimum(hits, place)[:, None])
+    following = inside[:, :-1] & inside[:, 1:]
+    ratio_of = (hits[:, None] - x[:-1]) * (place - x[:-1]) / np.where(following, x[1:] * (right + x[1:]), 1)
+    logs = np.cumsum(np.log(np.where(following, ratio_of, 1)), axis=1)
+    logs = np.where(inside, np.pad(logs, ((0, 0), (1, 0))), -np.inf)
+    chances: FloatArray = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return chances / np.cumsum(chances, axis=1)[:, -1:]
 
 
 def errors_caught(errors: ArrayLike, uncertainty: ArrayLike, budget: float) -> float:

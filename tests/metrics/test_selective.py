@@ -203,6 +203,28 @@ def test_shares_and_costs_out_of_range_are_errors():
         expected_cost([0, 1], [0, 3], [0.1, 0.2], Costs(), 0.1)
 
 
+@pytest.mark.parametrize("risk", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize(("hits", "before", "hits_before"), [(450, 0, 0), (100, 0, 0), (270, 300, 2), (30, 700, 40)])
+def test_coverage_at_risk_of_a_long_tie_is_the_expectation_by_backward_induction(hits, before, hits_before, risk):
+    """Hundreds of places before the end the risk can hardly be met: what is left out there is nothing."""
+    size = 900
+    errors = np.concatenate([np.ones(hits_before), np.zeros(before - hits_before), np.arange(size) < hits])
+    uncertainty = np.concatenate([np.arange(-hits_before, before - hits_before), np.full(size, 1000)])
+    certain = max((k for k in range(1, before + 1) if errors[:k].sum() <= risk * k + 1e-9), default=0)
+    if hits + hits_before <= risk * (size + before) + 1e-9:
+        certain = size + before
+    # Of the places after j, given x errors among the first j: E[k; k the last one inside], P(none inside).
+    x = np.arange(hits + 2)
+    last, none = np.zeros(len(x)), np.ones(len(x))
+    for j in range(size - 1, -1, -1):
+        inside = x + hits_before <= risk * (before + j + 1) + 1e-9
+        last, none = np.where(inside, last + none * (before + j + 1), last), np.where(inside, 0, none)
+        wrong = np.clip((hits - x) / (size - j), 0, 1)
+        last, none = (wrong * np.append(v[1:], 0) + (1 - wrong) * v for v in (last, none))
+    expected = (last[0] + none[0] * certain) / (size + before) if certain < size + before else 1.0
+    assert coverage_at_risk(errors, uncertainty, risk) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
 def test_resamples_have_the_same_bits_alone_and_among_others_whatever_is_kept(monkeypatch):
     rng = np.random.default_rng(0)
     errors, weights = (rng.random(300) < 0.3).astype(float), rng.multinomial(300, np.full(300, 1 / 300), size=30)
