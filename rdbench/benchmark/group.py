@@ -128,7 +128,7 @@ class _Group:
                 for images in (category.train, category.calibration, category.test)
             )
             with bench.reporter.step("  teacher's features", len(train) + len(calibration)) as step:
-                # A student that is trained on what a teacher says in bf16 turns out worse (docs/performance.md).
+                # Trained on what a teacher says in bf16, students seemed to turn out worse (docs/performance.md).
                 self.train = self._features(train, "fp32", step)
                 self.calibration = self._features(calibration, spec.precision, step)
             self.test = TestSet(category, test, self._regions(test))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import rel_entr
 
 from rdbench.metrics._checks import FloatArray, binary, finite, same_length, share
 from rdbench.metrics._ranking import Ranking, harmonic, rank, ratio
@@ -202,6 +201,8 @@ def _first_beyond_chance(counts: NDArray[np.int64], risk: float) -> NDArray[np.i
     Of j drawn without replacement, of which a share p are errors, a share a < p or less is with a chance of at most
     exp(-j KL(a | p)) (Hoeffding 1963, theorems 1 and 4).
     """
+    from scipy.special import rel_entr
+
     size, hits, before, hits_before = counts.T[..., None]
     j = np.arange(1, size.max())
     allowed = (np.floor(risk * (before + j) + 1e-9) - hits_before) / j
