@@ -73,14 +73,15 @@ def trained(arguments: argparse.Namespace, seed: int, precision: Precision) -> l
             DecodedImages(category, images, SIZE, pool, Path(folder)) for images in (category.train, category.test)
         )
         bank = FeatureBank(train, teacher, device, "fp32", BATCH, Path(folder), kept=precision)
-        pixels = [test[start : start + BATCH] for start in range(0, len(test), BATCH)]
+        features: dict[str, list[tuple[Tensor, ...]]] = {"fp32": [], "bf16": []}
+        for kind, pyramids in features.items():
+            for start in range(0, len(test), BATCH):
+                with torch.inference_mode(), autocast(device, kind):
+                    pyramids.append(teacher(normalise(to_unit(test[start : start + BATCH], device))))
 
-        def auroc(student: nn.Module, in_format: str = "fp32") -> float:
-            scores: list[Tensor] = []
-            with torch.inference_mode(), autocast(device, in_format):
-                for images in pixels:
-                    features = teacher(normalise(to_unit(images, device)))
-                    scores.append(anomaly_score(anomaly_map(features, student(features), SIZE)))
+        def auroc(student: nn.Module, kind: str = "fp32") -> float:
+            with torch.inference_mode(), autocast(device, kind):
+                scores = [anomaly_score(anomaly_map(each, student(each), SIZE)) for each in features[kind]]
             return float(roc_auc_score(labels, torch.cat(scores).cpu()))
 
         student = build_student(teacher.backbone, seed)
