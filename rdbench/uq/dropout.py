@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.student import Pyramid, Student
 
 if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     from rdbench.protocol import Loss
 
 Placement = Literal["features", "bottleneck", "embedding", "decoder", "all"]
@@ -57,13 +60,17 @@ class Dropout(nn.Module):
         self._mask = partial(dropout_mask, kind=kind, block_size=block_size)
         self._generator: torch.Generator | None = None
         channels = student.backbone.channels
+        blocks = {"bottleneck": _residual_blocks(student.bottleneck), "decoder": _residual_blocks(student.decoder)}
+        inside = {name: [(block.conv2, block.conv2.in_channels) for block in own] for name, own in blocks.items()}
         places: dict[str, list[tuple[nn.Module, int]]] = {
             "features": [(student.bottleneck, sum(channels))],
-            "bottleneck": _second_convolutions(student.bottleneck),
+            "bottleneck": inside["bottleneck"],
             "embedding": [(student.decoder, 2 * channels[2])],
-            "decoder": _second_convolutions(student.decoder),
+            "decoder": inside["decoder"],
         }
         chosen = [place for name, modules in places.items() if placement in (name, "all") for place in modules]
+        self._norms = [block.bn1 for block in blocks.get(placement, [])] if kind == "channel" else []
+        """The batch norm before each place, if all that lies between is a ReLU."""
         self.widths = [width for _, width in chosen]
         """Channels that enter each place."""
         self._fixed = [p] * len(chosen) if isinstance(p, float | int) else list(p)
@@ -86,10 +93,17 @@ class Dropout(nn.Module):
         A draw is one network: all images have the same dropped, in whatever batch they come. What lies before the first
         dropout is computed once.
         """
-        embedding = self.student.bottleneck(features) if self.shared_embedding else None
+        network: nn.Module = self.student
+        inputs: Tensor | Sequence[Tensor] = features
+        if self.shared_embedding:
+            network, inputs = self.student.decoder, self.student.bottleneck(features)
+        if self._norms:
+            for scaled in self._scaled_norms(network, seeds):
+                yield functional_call(network, scaled, (inputs,))
+            return
         for seed in seeds:
             self._generator = torch.Generator().manual_seed(seed)
-            yield self.student.decoder(self.student.bottleneck(features) if embedding is None else embedding)
+            yield network(inputs)
         self._generator = None
 
     def concrete_loss(self, images: int) -> Loss:
@@ -117,6 +131,23 @@ class Dropout(nn.Module):
             return distillation - variance / images * (p.new_tensor(self.widths) * entropy).sum()
 
         return loss
+
+    def _scaled_norms(self, network: nn.Module, seeds: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """Per seed the parameters with which the batch norms inside `network` drop the channels themselves.
+
+        m relu(w x + b) = relu(m w x + m b) for a mask m >= 0: no pass over the features, and one copy to the device.
+        """
+        names = {module: name for name, module in network.named_modules()}
+        masks: list[Tensor] = []
+        for seed in seeds:
+            draw = partial(_bernoulli, generator=torch.Generator().manual_seed(seed), device=None)
+            own = [self._mask((1, c, 1, 1), p, draw) for c, p in zip(self.widths, self._fixed, strict=True)]
+            masks.append(torch.cat(own, dim=1).flatten())
+        for mask in torch.stack(masks).to(self._norms[0].weight):
+            scaled: dict[str, Tensor] = {}
+            for norm, kept in zip(self._norms, mask.split(self.widths), strict=True):
+                scaled |= {f"{names[norm]}.weight": norm.weight * kept, f"{names[norm]}.bias": norm.bias * kept}
+            yield scaled
 
     def _drop_input(
         self, index: int, module: nn.Module, inputs: tuple[Tensor | Sequence[Tensor]]
@@ -180,9 +211,7 @@ def _relaxed(shape: Sequence[int], p: float | Tensor) -> Tensor:
     return ((p.logit(1e-6) + uniform.logit(1e-6)) / TEMPERATURE).sigmoid()
 
 
-def _second_convolutions(module: nn.Module) -> list[tuple[nn.Module, int]]:
-    """Each residual block's, with its number of input channels."""
+def _residual_blocks(module: nn.Module) -> list[BasicBlock | Bottleneck]:
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
-    blocks = [block for block in module.modules() if isinstance(block, BasicBlock | Bottleneck)]
-    return [(block.conv2, block.conv2.in_channels) for block in blocks]
+    return [block for block in module.modules() if isinstance(block, BasicBlock | Bottleneck)]

@@ -111,6 +111,33 @@ def test_whole_channels_are_dropped_and_the_mean_is_kept():
     assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
+@pytest.mark.parametrize("placement", ["bottleneck", "decoder"])
+@pytest.mark.parametrize("name", ["embedded", "wide_resnet50_2"])
+def test_channels_are_dropped_as_they_enter_each_blocks_second_convolution(placement, name):
+    backbone = get_backbone(name)
+    student, plain = (build_student(backbone, 0).eval() for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    for norm in (module for module in plain.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+            values.normal_(generator=generator)
+    student.load_state_dict(plain.state_dict())
+    features = tuple(torch.rand(2, c, n, n) for c, n in zip(backbone.channels, (8, 4, 2), strict=True))
+    (drawn,) = sample(Dropout(student, placement, 0.3), features, [7])
+
+    uniform = torch.Generator().manual_seed(7)
+
+    def drop(_, inputs):
+        (x,) = inputs
+        return x * (torch.rand((1, x.shape[1], 1, 1), generator=uniform) >= 0.3) / 0.7
+
+    for module_name, module in getattr(plain, placement).named_modules():
+        if module_name.endswith("conv2"):
+            module.register_forward_pre_hook(drop)
+    with torch.no_grad():
+        for found, expected in zip(drawn, plain(features), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
+
+
 def bernoulli(seed=0):
     generator = torch.Generator().manual_seed(seed)
     return lambda shape, p: (torch.rand(shape, generator=generator) < p).float()
