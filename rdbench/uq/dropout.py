@@ -70,7 +70,7 @@ class Dropout(nn.Module):
         }
         chosen = [place for name, modules in places.items() if placement in (name, "all") for place in modules]
         self._norms = [block.bn1 for block in blocks.get(placement, [])] if kind == "channel" else []
-        """The batch norm before each place, if all that lies between is a ReLU."""
+        """The batch norm before each place; none if the kind is another or any place lies outside a block."""
         self.widths = [width for _, width in chosen]
         """Channels that enter each place."""
         self._fixed = [p] * len(chosen) if isinstance(p, float | int) else list(p)
@@ -97,13 +97,12 @@ class Dropout(nn.Module):
         inputs: Tensor | Sequence[Tensor] = features
         if self.shared_embedding:
             network, inputs = self.student.decoder, self.student.bottleneck(features)
-        if self._norms:
-            for scaled in self._scaled_norms(network, seeds):
-                yield functional_call(network, scaled, (inputs,))
-            return
         for seed in seeds:
-            self._generator = torch.Generator().manual_seed(seed)
-            yield network(inputs)
+            if self._norms and not network.training:
+                yield functional_call(network, self._scaled_norms(network, seed), (inputs,))
+            else:
+                self._generator = torch.Generator().manual_seed(seed)
+                yield network(inputs)
         self._generator = None
 
     def concrete_loss(self, images: int) -> Loss:
@@ -132,22 +131,19 @@ class Dropout(nn.Module):
 
         return loss
 
-    def _scaled_norms(self, network: nn.Module, seeds: Iterable[int]) -> Iterator[dict[str, Tensor]]:
-        """Per seed the parameters with which the batch norms inside `network` drop the channels themselves.
+    def _scaled_norms(self, network: nn.Module, seed: int) -> dict[str, Tensor]:
+        """Parameters with which the batch norms inside `network` drop the channels of that draw themselves.
 
-        m relu(w x + b) = relu(m w x + m b) for a mask m >= 0: no pass over the features, and one copy to the device.
+        m relu(w x + b) = relu(m w x + m b) for a mask m >= 0: no pass over the features, one copy to the device.
         """
         names = {module: name for name, module in network.named_modules()}
-        masks: list[Tensor] = []
-        for seed in seeds:
-            draw = partial(_bernoulli, generator=torch.Generator().manual_seed(seed), device=None)
-            own = [self._mask((1, c, 1, 1), p, draw) for c, p in zip(self.widths, self._fixed, strict=True)]
-            masks.append(torch.cat(own, dim=1).flatten())
-        for mask in torch.stack(masks).to(self._norms[0].weight):
-            scaled: dict[str, Tensor] = {}
-            for norm, kept in zip(self._norms, mask.split(self.widths), strict=True):
-                scaled |= {f"{names[norm]}.weight": norm.weight * kept, f"{names[norm]}.bias": norm.bias * kept}
-            yield scaled
+        draw = partial(_bernoulli, generator=torch.Generator().manual_seed(seed), device=None)
+        masks = [self._mask((1, c, 1, 1), p, draw) for c, p in zip(self.widths, self._fixed, strict=True)]
+        mask = torch.cat(masks, dim=1).flatten().to(self._norms[0].weight)
+        scaled: dict[str, Tensor] = {}
+        for norm, kept in zip(self._norms, torch.split(mask, self.widths), strict=True):
+            scaled |= {f"{names[norm]}.weight": norm.weight * kept, f"{names[norm]}.bias": norm.bias * kept}
+        return scaled
 
     def _drop_input(
         self, index: int, module: nn.Module, inputs: tuple[Tensor | Sequence[Tensor]]

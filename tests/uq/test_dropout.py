@@ -120,6 +120,7 @@ def test_channels_are_dropped_as_they_enter_each_blocks_second_convolution(place
     for norm in (module for module in plain.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         for values in (norm.weight.data, norm.bias.data, norm.running_mean):
             values.normal_(generator=generator)
+        norm.running_var.uniform_(0.5, 2, generator=generator)
     student.load_state_dict(plain.state_dict())
     features = tuple(torch.rand(2, c, n, n) for c, n in zip(backbone.channels, (8, 4, 2), strict=True))
     (drawn,) = sample(Dropout(student, placement, 0.3), features, [7])
