@@ -97,13 +97,15 @@ class Dropout(nn.Module):
         inputs: Tensor | Sequence[Tensor] = features
         if self.shared_embedding:
             network, inputs = self.student.decoder, self.student.bottleneck(features)
-        for seed in seeds:
-            if self._norms and not network.training:
-                yield functional_call(network, self._scaled_norms(network, seed), (inputs,))
-            else:
-                self._generator = torch.Generator().manual_seed(seed)
-                yield network(inputs)
-        self._generator = None
+        try:
+            for seed in seeds:
+                if self._norms and not network.training:
+                    yield functional_call(network, self._scaled_norms(network, seed), (inputs,))
+                else:
+                    self._generator = torch.Generator().manual_seed(seed)
+                    yield network(inputs)
+        finally:  # also where the caller does not ask for all of them
+            self._generator = None
 
     def concrete_loss(self, images: int) -> Loss:
         """RD's loss and the paper's regulariser of p, for a training on that many images.
