@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rdbench.rd.anomaly import distillation_loss
-from rdbench.rd.student import Pyramid, Student
+from rdbench.rd.student import Decoder, Pyramid, Student
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -69,8 +69,10 @@ class Dropout(nn.Module):
             "decoder": inside["decoder"],
         }
         chosen = [place for name, modules in places.items() if placement in (name, "all") for place in modules]
-        self._norms = [block.bn1 for block in blocks.get(placement, [])] if kind == "channel" else []
-        """The batch norm before each place; none if the kind is another or any place lies outside a block."""
+        names = {module: name for name, module in self._sampled().named_modules()}
+        self._norms = {names[block.bn1]: block.bn1 for block in blocks.get(placement, [])} if kind == "channel" else {}
+        """The batch norm before each place, by its name in the network that is sampled; none if the kind is another or
+        any place lies outside a block."""
         self.widths = [width for _, width in chosen]
         """Channels that enter each place."""
         self._fixed = [p] * len(chosen) if isinstance(p, float | int) else list(p)
@@ -93,14 +95,12 @@ class Dropout(nn.Module):
         A draw is one network: all images have the same dropped, in whatever batch they come. What lies before the first
         dropout is computed once.
         """
-        network: nn.Module = self.student
-        inputs: Tensor | Sequence[Tensor] = features
-        if self.shared_embedding:
-            network, inputs = self.student.decoder, self.student.bottleneck(features)
+        network = self._sampled()
+        inputs = self.student.bottleneck(features) if self.shared_embedding else features
         try:
             for seed in seeds:
                 if self._norms and not network.training:
-                    yield functional_call(network, self._scaled_norms(network, seed), (inputs,))
+                    yield functional_call(network, self._scaled_norms(seed), (inputs,))
                 else:
                     self._generator = torch.Generator().manual_seed(seed)
                     yield network(inputs)
@@ -133,18 +133,21 @@ class Dropout(nn.Module):
 
         return loss
 
-    def _scaled_norms(self, network: nn.Module, seed: int) -> dict[str, Tensor]:
-        """Parameters with which the batch norms inside `network` drop the channels of that draw themselves.
+    def _sampled(self) -> Student | Decoder:
+        """What runs once for each sample."""
+        return self.student.decoder if self.shared_embedding else self.student
+
+    def _scaled_norms(self, seed: int) -> dict[str, Tensor]:
+        """Parameters with which the batch norms drop the channels of that draw themselves.
 
         m relu(w x + b) = relu(m w x + m b) for a mask m >= 0: no pass over the features, one copy to the device.
         """
-        names = {module: name for name, module in network.named_modules()}
         draw = partial(_bernoulli, generator=torch.Generator().manual_seed(seed), device=None)
         masks = [self._mask((1, c, 1, 1), p, draw) for c, p in zip(self.widths, self._fixed, strict=True)]
-        mask = torch.cat(masks, dim=1).flatten().to(self._norms[0].weight)
+        mask = torch.cat(masks, dim=1).flatten().to(next(iter(self._norms.values())).weight)
         scaled: dict[str, Tensor] = {}
-        for norm, kept in zip(self._norms, torch.split(mask, self.widths), strict=True):
-            scaled |= {f"{names[norm]}.weight": norm.weight * kept, f"{names[norm]}.bias": norm.bias * kept}
+        for (name, norm), kept in zip(self._norms.items(), torch.split(mask, self.widths), strict=True):
+            scaled |= {f"{name}.weight": norm.weight * kept, f"{name}.bias": norm.bias * kept}
         return scaled
 
     def _drop_input(
