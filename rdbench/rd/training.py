@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
-from rdbench.rd.gradients import fast_gradients
+from rdbench.rd.convolutions import products_where_faster
 from rdbench.rd.graphs import GraphedPasses, can_be_graphed
 from rdbench.rd.precision import autocast, steady_cudnn
 from rdbench.rd.student import Student
@@ -117,7 +117,7 @@ def _faster(
 ) -> Callable[[], AbstractContextManager[None]]:
     """What an epoch runs in, to be faster: a GPU's CUDA graphs where they pay, a CPU's own gradients in bf16."""
     if device.type == "cpu" and settings.precision == "bf16":
-        return partial(fast_gradients, student)
+        return partial(products_where_faster, student)
     worth = device.type == "cuda" and len(images) >= settings.batch_size and steps >= STEPS_WORTH_A_GRAPH
     # A loss of a method's own could ask for a second pass, which would overwrite what the first one left.
     if worth and loss is distillation_loss and isinstance(student, Student) and can_be_graphed(student):

@@ -49,10 +49,11 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(sorted(find_methods())))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     arguments = parser.parse_args()
     keep_freed_memory()
     device = choose_device(arguments.device)
-    precision = resolve_precision("auto", device)
+    precision = resolve_precision(arguments.precision, device)
     parts, flop = measured_parts(arguments.backbone, SIZE, BATCH, precision, device)
     world = World(arguments.backbone, device, precision)
     calls = {name: parts[name] for name in (*PASSES, "map and score")}

@@ -4,9 +4,9 @@
 
 Both on drawn images of 256 px in batches of 16, untrained weights, so nothing is downloaded. anomalib's step is what
 its training loop does: encoder, bottleneck, decoder, loss, backward, Adam, in float32. rdbench's is what a run does:
-the teacher's features are there (computed once for all epochs), then the same in bf16 where the machine has it. GFLOP/s
-and the bottlenecks' parameters stand beside times because the networks differ: anomalib's WideResNet50-2 bottleneck is
-smaller than RD4AD's.
+the teacher's features are there (computed once for all epochs), then the same in bf16 where the machine has it, or in
+the precision asked for. GFLOP/s and the bottlenecks' parameters stand beside times because the networks differ:
+anomalib's WideResNet50-2 bottleneck is smaller than RD4AD's.
 """
 
 import argparse
@@ -33,10 +33,11 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", dest="backbones", choices=GOALS, help="repeatable")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of rdbench alone")
     parser.add_argument("--keep-memory", action="store_true", help="Tune the allocator for anomalib's steps too.")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    precision = resolve_precision("auto", device)
+    precision = resolve_precision(arguments.precision, device)
     for backbone in arguments.backbones or ["resnet18"]:
         ours, flop = measured_parts(backbone, SIZE, BATCH, precision, device)
         calls = {name: ours[name] for name in (LIMIT, TRAINING)}

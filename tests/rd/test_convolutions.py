@@ -1,12 +1,14 @@
+from collections import Counter
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from rdbench.rd import gradients as module
+from rdbench.rd import convolutions
 from rdbench.rd.backbones import get_backbone
-from rdbench.rd.gradients import FEW_POSITIONS, fast_gradients
+from rdbench.rd.convolutions import FEW_POSITIONS, VERY_FEW_POSITIONS, products_where_faster
 from rdbench.rd.precision import autocast
 from rdbench.rd.student import build_student
 
@@ -14,6 +16,7 @@ CPU = torch.device("cpu")
 LAYERS = {
     "3 x 3": lambda: nn.Conv2d(8, 16, 3, padding=1, bias=False),
     "3 x 3 with stride": lambda: nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+    "1 x 1": lambda: nn.Conv2d(8, 16, 1, bias=False),
     "1 x 1 with stride": lambda: nn.Conv2d(8, 16, 1, stride=2, bias=False),
     "uneven": lambda: nn.Conv2d(8, 16, (3, 5), stride=(2, 1), padding=(1, 2), bias=False),
     "transposed": lambda: nn.ConvTranspose2d(8, 16, 2, stride=2, bias=False),
@@ -34,7 +37,7 @@ def passed(network, inputs, precision, fast=True):
     network.zero_grad()
     with autocast(CPU, precision):
         if fast:
-            with fast_gradients(network):
+            with products_where_faster(network):
                 outputs = network(inputs)
         else:
             outputs = network(inputs)
@@ -47,25 +50,40 @@ def apart(one, other):
     return float((one - other).norm() / other.norm())
 
 
-@pytest.mark.parametrize("count", [1, FEW_POSITIONS // 100])
+@pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("layer", LAYERS | LEFT_ALONE)
-def test_gradients_are_those_of_float32_up_to_rounding(layer, count, monkeypatch):
-    """One image has 144 to 2,304 output positions, few enough for a product; forty have too many."""
-    products = []
-    patches = module._patches
-    monkeypatch.setattr(module, "_patches", lambda *given: products.append(given) or patches(*given))
+def test_outputs_and_gradients_are_those_of_float32_up_to_rounding(layer, count, monkeypatch):
+    """One image has 144 to 576 positions, few enough for products alone; forty have too many for all but 1 x 1."""
     torch.manual_seed(0)
     network = nn.Sequential((LAYERS | LEFT_ALONE)[layer]()).to(memory_format=torch.channels_last)
     inputs = torch.randn(count, 8, 24, 24).contiguous(memory_format=torch.channels_last)
-    outputs, *gradients = passed(network, inputs, "bf16")
-    _, *exact = passed(network, inputs, "fp32", fast=False)
-    assert len(products) == (count == 1 and layer in LAYERS)
-    plain, *slow = passed(network, inputs, "bf16", fast=False)
-    assert torch.equal(outputs, plain)
-    for fast, right, usual in zip(gradients, exact, slow, strict=True):
+    exact = passed(network, inputs, "fp32", fast=False)
+    usual = passed(network, inputs, "bf16", fast=False)
+    calls = Counter()
+
+    def count_calls(where, name):
+        function = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *given, **named: calls.update([name]) or function(*given, **named))
+
+    for where, name in ((F, "conv2d"), (F, "conv_transpose2d"), (convolutions, "_patches")):
+        count_calls(where, name)
+    found = passed(network, inputs, "bf16")
+
+    few, very_few = ((exact[0][:, 0].numel() <= most) for most in (FEW_POSITIONS, VERY_FEW_POSITIONS))
+    if layer.startswith("1 x 1"):
+        expected = {}
+    elif layer == "transposed":
+        expected = {} if inputs[:, 0].numel() <= FEW_POSITIONS else {"conv_transpose2d": 1}
+    elif layer in LEFT_ALONE:
+        expected = {"conv_transpose2d" if "transposed" in layer else "conv2d": 1}
+    else:
+        expected = {"conv2d": int(not very_few), "_patches": few + very_few}
+    assert calls == Counter(expected)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    for fast, right, slow in zip(found, exact, usual, strict=True):
         assert fast.shape == right.shape
-        assert fast.dtype == torch.float32
-        assert apart(fast, right) < max(1.5 * apart(usual, right), 1e-6) < 0.01
+        assert fast.dtype == slow.dtype
+        assert apart(fast.float(), right) < max(1.5 * apart(slow.float(), right), 1e-6) < 0.01
 
 
 def test_float32_keeps_its_bits():
@@ -82,20 +100,20 @@ def test_gradients_have_gradients_and_an_output_size_is_passed_on():
     for fast in (True, False):
         network.zero_grad()
         inputs.requires_grad_()
-        with autocast(CPU, "bf16"), fast_gradients(network) if fast else nullcontext():
+        with autocast(CPU, "bf16"), products_where_faster(network) if fast else nullcontext():
             value = network(inputs).float().square().sum()
         (slope,) = torch.autograd.grad(value, inputs, create_graph=True)
         slope.square().sum().backward()
         found.append([parameter.grad.clone() for parameter in network.parameters()])
     assert all(apart(one, other) < 0.02 for one, other in zip(*found, strict=True))
     transposed = LAYERS["transposed"]()
-    with autocast(CPU, "bf16"), fast_gradients(nn.Sequential(transposed)):
+    with autocast(CPU, "bf16"), products_where_faster(nn.Sequential(transposed)):
         assert transposed(torch.randn(1, 8, 4, 4), output_size=(9, 9)).shape[-2:] == (9, 9)
 
 
 def test_a_student_is_left_as_it_was():
     student = build_student(get_backbone("embedded"), 0)
     before = [dict(vars(layer)) for layer in student.modules()]
-    with fast_gradients(student):
+    with products_where_faster(student):
         assert sum("forward" in vars(layer) for layer in student.modules()) > 20
     assert before == [dict(vars(layer)) for layer in student.modules()]
