@@ -1,16 +1,16 @@
 """Convolutions in bf16 on a CPU, trained as matrix products where oneDNN's own way is slower.
 
-oneDNN 3.13 takes 1.0 to 1.6 times as long for a 1 x 1 convolution as for the matrix product that it is. Where
-positions are few and channels many, other layers too are slower than products of their inputs' patches, weights'
-gradients above all: for WideResNet50-2's 3072 to 2048 channels with stride 2 oneDNN reaches 67 GFLOP/s, the product
-490. Where positions are many, patches cost more than they save.
+oneDNN 3.13 takes 1.0 to 1.7 times as long for a 1 x 1 convolution or its inputs' gradient as for the matrix product
+that it is. Where positions are few and channels many, other layers too are slower than products of patches, weights'
+gradients above all: for WideResNet50-2's 3 x 3 convolution of 1024 channels with stride 2 oneDNN reaches 75 GFLOP/s,
+the product 435. Where positions are many, patches cost more than they save.
 
 Notation: B images; a layer from C channels of H x W positions to O channels of h x w.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,18 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW_POSITIONS = 4096
-"""B h w, or B H W where a layer is transposed, up to which products were the faster way to a weight's gradient in every
-layer of RD's students."""
+"""B h w up to which a weight's gradient was faster as a product in every layer of RD's students; B H W up to which all
+of a transposed layer was."""
 VERY_FEW_POSITIONS = 1024
-"""B h w up to which they were the faster way to the outputs as well."""
+"""B h w up to which a convolution's outputs were faster, too."""
+Pair = tuple[int, ...]
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 @contextmanager
 def products_where_faster(student: nn.Module) -> Iterator[None]:
-    """In here each convolution of `student` is computed in whichever way trains faster, under autocast to bf16.
+    """In here `student`'s plain convolutions are computed in whichever way trains faster, under autocast to bf16.
 
-    Outputs and gradients are the same up to bf16's rounding.
+    Outputs and gradients are the same up to bf16's rounding. Layers that are not trained compute as ever.
     """
     layers = [layer for layer in student.modules() if isinstance(layer, Convolution) and _is_plain(layer)]
     for layer in layers:
@@ -63,15 +64,16 @@ def _convolve(layer: Convolution, inputs: Tensor, *rest: Any, **named: Any) -> T
             return _convolve_transposed(half, weight)
         return F.conv_transpose2d(half, weight, None, layer.stride)
     if layer.kernel_size == (1, 1) and layer.padding == (0, 0):
-        return _convolve_pointwise(half[:, :, :: layer.stride[0], :: layer.stride[1]], weight)
+        return _convolve_pointwise(half, weight, layer.stride)
     outputs: Tensor = _Convolution.apply(half, weight, layer.stride, layer.padding)
     return outputs
 
 
-def _convolve_pointwise(inputs: Tensor, weight: Tensor) -> Tensor:
+def _convolve_pointwise(inputs: Tensor, weight: Tensor, stride: Pair) -> Tensor:
     """`F.conv2d` with a kernel of one position."""
-    images, _, height, width = inputs.shape
-    return (_rows(inputs) @ _rows(weight).T).view(images, height, width, -1).permute(0, 3, 1, 2)
+    seen = inputs.permute(0, 2, 3, 1)[:, :: stride[0], :: stride[1]]
+    outputs = seen.flatten(0, 2) @ _rows(weight).T
+    return outputs.view(*seen.shape[:3], len(weight)).permute(0, 3, 1, 2)
 
 
 def _convolve_transposed(inputs: Tensor, weight: Tensor) -> Tensor:
@@ -87,16 +89,20 @@ class _Convolution(torch.autograd.Function):
     """`F.conv2d`, with products of patches where positions are few."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.stride, ctx.padding = stride, padding
         kernel, size = weight.shape[2:], inputs.shape[2:]
         places = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, kernel, stride, strict=True)]
         if len(inputs) * places[0] * places[1] > VERY_FEW_POSITIONS:
-            return F.conv2d(inputs, weight, None, tuple(stride), tuple(padding))
+            return F.conv2d(inputs, weight, None, stride, padding)
         # In this order: oneDNN takes 1.6 times as long for the product of 1,024 patches and 512 kernels transposed.
-        outputs = _rows(weight).view(len(weight), -1) @ _patches(inputs, kernel, stride, padding).T
-        return outputs.T.contiguous().view(len(inputs), *places, -1).permute(0, 3, 1, 2)
+        product = weight.permute(0, 2, 3, 1).flatten(1) @ _patches(inputs, kernel, stride, padding).T
+        shape = (len(inputs), len(weight), *places)
+        # A view could not be changed in place by what comes next.
+        outputs = torch.empty(shape, dtype=inputs.dtype, memory_format=torch.channels_last)
+        outputs.permute(0, 2, 3, 1).view(-1, len(weight)).copy_(product.T)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
@@ -120,7 +126,7 @@ def _rows(values: Tensor) -> Tensor:
     return values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
 
 
-def _patches(values: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+def _patches(values: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     """(B, C, H, W) -> (B h w, kernel C): the patch that each output position of a convolution sees."""
     last = values.permute(0, 2, 3, 1).contiguous()
     last = F.pad(last, (0, 0, padding[1], padding[1], padding[0], padding[0]))

@@ -115,7 +115,7 @@ def _faster(
     device: torch.device,
     loss: Callable[[tuple[Tensor, ...], Any], Tensor],
 ) -> Callable[[], AbstractContextManager[None]]:
-    """What an epoch runs in, to be faster: a GPU's CUDA graphs where they pay, a CPU's own gradients in bf16."""
+    """What an epoch runs in, to be faster: a GPU's CUDA graphs where they pay, a CPU's matrix products in bf16."""
     if device.type == "cpu" and settings.precision == "bf16":
         return partial(products_where_faster, student)
     worth = device.type == "cuda" and len(images) >= settings.batch_size and steps >= STEPS_WORTH_A_GRAPH

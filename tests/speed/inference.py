@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(sorted(find_methods())))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="anomalib's apart")
     arguments = parser.parse_args()
     keep_freed_memory()
     device = choose_device(arguments.device)
