@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW_POSITIONS = 4096
-"""B h w up to which a weight's gradient was faster as a product in every layer of RD's students; B H W up to which all
-of a transposed layer was."""
+"""B h w up to which a weight's gradient was faster as a product in every layer of RD's students; B H W up to which a
+transposed layer was as a whole."""
 VERY_FEW_POSITIONS = 1024
 """B h w up to which a convolution's outputs were faster, too."""
 Pair = tuple[int, ...]
@@ -56,7 +56,7 @@ def _is_plain(layer: Convolution) -> bool:
 
 def _convolve(layer: Convolution, inputs: Tensor, *rest: Any, **named: Any) -> Tensor:
     trained = layer.weight.requires_grad and torch.is_grad_enabled()
-    if not (torch.is_autocast_enabled("cpu") and trained) or rest or named:
+    if not (torch.is_autocast_enabled("cpu") and trained) or inputs.dim() != 4 or rest or named:
         return type(layer).forward(layer, inputs, *rest, **named)  # type: ignore[arg-type]
     half, weight = inputs.to(torch.bfloat16), layer.weight.to(torch.bfloat16)
     if isinstance(layer, nn.ConvTranspose2d):
@@ -100,7 +100,7 @@ class _Convolution(torch.autograd.Function):
         product = weight.permute(0, 2, 3, 1).flatten(1) @ _patches(inputs, kernel, stride, padding).T
         shape = (len(inputs), len(weight), *places)
         # A view could not be changed in place by what comes next.
-        outputs = torch.empty(shape, dtype=inputs.dtype, memory_format=torch.channels_last)
+        outputs = torch.empty(shape, dtype=inputs.dtype, device=inputs.device, memory_format=torch.channels_last)
         outputs.permute(0, 2, 3, 1).view(-1, len(weight)).copy_(product.T)
         return outputs
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from rdbench.errors import InputError
 from rdbench.protocol import Batch
+from rdbench.rd import training
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import autocast, resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
@@ -89,6 +90,15 @@ def test_training_within_the_callers_autocast_is_the_same():
     alone = train(precision="bf16")
     with torch.autocast("cpu", dtype=torch.bfloat16):  # its cache of cast weights must not outlive a step
         assert same(alone, train(precision="bf16"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_cpu_bf16_trains_by_products(precision, monkeypatch):
+    entered = []
+    products = training.products_where_faster
+    monkeypatch.setattr(training, "products_where_faster", lambda student: entered.append(student) or products(student))
+    student = train(precision=precision)
+    assert entered == [student] * 2 * (precision == "bf16"), "once per epoch"
 
 
 def test_loss_that_is_not_finite_says_when_and_what_to_try():
