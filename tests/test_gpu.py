@@ -17,11 +17,11 @@ from rdbench.benchmark.store import Store
 from rdbench.rd import training
 from rdbench.rd.anomaly import anomaly_map, anomaly_score
 from rdbench.rd.backbones import get_backbone
-from rdbench.rd.graphs import GraphedPasses
+from rdbench.rd.graphs import StepGraph
 from rdbench.rd.precision import autocast
-from rdbench.rd.student import Student, build_student
+from rdbench.rd.student import Pyramid, Student, build_student
 from rdbench.rd.teacher import Teacher, load_teacher
-from rdbench.rd.training import TrainingSettings, train_student
+from rdbench.rd.training import TrainingSettings, train_student, train_students
 from rdbench.registry import find_methods
 from rdbench.uq.dropout import Dropout
 from tests.command import QUICK, Command
@@ -46,8 +46,14 @@ def images(teacher: Teacher, tmp_path: Path) -> FeatureBank:
     return FeatureBank(drawn, teacher, GPU, "fp32", 4, tmp_path)
 
 
-def trained(images: FeatureBank, student: nn.Module, precision: str = "fp32", epochs: int = 3) -> Network:
-    train_student(student, images, TrainingSettings(epochs, 4, precision), 0, GPU)
+def trained(
+    images: FeatureBank, student: nn.Module, precision: str = "fp32", epochs: int = 3, seed: int = 0, **options: Any
+) -> Network:
+    train_student(student, images, TrainingSettings(epochs, 4, precision), seed, GPU, **options)
+    return weights(student)
+
+
+def weights(student: nn.Module) -> Network:
     return {name: tensor.clone() for name, tensor in student.state_dict().items()}
 
 
@@ -79,6 +85,23 @@ STUDENTS = {
 }
 
 
+def recorded_step(student: Student, images: FeatureBank) -> tuple[StepGraph, Pyramid]:
+    """The graph of a step in bf16 that leaves the weights as they are, and a batch of features."""
+    features = tuple(images.batch(range(4)).features)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.0, fused=True)
+
+    def step(given: Pyramid) -> None:
+        with autocast(GPU, "bf16"):
+            value = sum(scale.float().sum() for scale in student(given))
+        optimizer.zero_grad()
+        torch.autograd.backward(value)
+        optimizer.step()
+
+    for _ in range(3):
+        step(features)
+    return StepGraph(step, student, optimizer, features), features
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", STUDENTS)
 def test_training_by_graphs_gives_the_same_bits(
@@ -86,13 +109,13 @@ def test_training_by_graphs_gives_the_same_bits(
 ) -> None:
     recorded = 0
 
-    class Counted(GraphedPasses):
+    class Counted(StepGraph):
         def __init__(self, *given: Any) -> None:
             nonlocal recorded
             recorded += 1
             super().__init__(*given)
 
-    monkeypatch.setattr(training, "GraphedPasses", Counted)
+    monkeypatch.setattr(training, "StepGraph", Counted)
     results = []
     warnings.simplefilter("error")
     for worth in (10**9, 0):
@@ -102,14 +125,42 @@ def test_training_by_graphs_gives_the_same_bits(
     assert recorded == (kind == "plain"), "what has layers or hooks of its own is trained without"
 
 
+def test_a_graph_follows_the_learning_rate(images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for worth in (10**9, 0):
+        monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", worth)
+        falling = trained(images, build_student(BACKBONE, 1, GPU), rate=lambda share: 1 - share)
+        results.append(falling)
+    assert same(*results)
+    assert not same(falling, trained(images, build_student(BACKBONE, 1, GPU)))
+
+
+@pytest.mark.parametrize("room", [0.8, 0.0])
+def test_students_trained_beside_each_other_are_those_trained_alone(
+    room: float, images: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
+    monkeypatch.setattr(training, "SIDE_BY_SIDE", 3)
+    monkeypatch.setattr(training, "MEMORY_FOR_MORE", room)
+    seeds, told = range(4), []
+    alone = [trained(images, build_student(BACKBONE, seed, GPU), "bf16", 5, seed) for seed in seeds]
+    students = [build_student(BACKBONE, seed, GPU) for seed in seeds]
+    settings = TrainingSettings(5, 4, "bf16")
+    with count_passes() as passes:
+        train_students(students, images, settings, seeds, GPU, lambda place, epoch, _: told.append((place, epoch)))
+    assert all(same(weights(student), own) for student, own in zip(students, alone, strict=True))
+    assert passes == {"bottleneck": 200, "decoder": 200}
+    assert sorted(told) == [(place, epoch) for place in seeds for epoch in range(1, 6)]
+    beside = told.index((1, 1)) < told.index((0, 5))
+    assert beside == (room > 0), "with no room for more they are trained one by one"
+
+
 def test_a_student_that_is_no_longer_what_was_recorded_is_not_replayed(images: FeatureBank) -> None:
     student = build_student(BACKBONE, 0, GPU).train()
-    passes = GraphedPasses(student, tuple(images.batch(range(4)).features), "fp32")
-    with passes.replayed():
-        assert "forward" in vars(student.decoder)
-    student.load_state_dict({name: tensor.clone() for name, tensor in student.state_dict().items()}, assign=True)
-    with passes.replayed():
-        assert "forward" not in vars(student.decoder)
+    graph, _ = recorded_step(student, images)
+    assert graph.still_holds()
+    student.load_state_dict(weights(student), assign=True)
+    assert not graph.still_holds()
 
 
 def test_trainings_leave_no_memory_behind(images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,17 +172,35 @@ def test_trainings_leave_no_memory_behind(images: FeatureBank, monkeypatch: pyte
     assert held[-1] <= held[1]
 
 
-def test_a_batch_goes_to_the_gpu_as_one_graph_for_each_pass(teacher: Teacher, images: FeatureBank) -> None:
+def test_a_step_goes_to_the_gpu_as_one_graph(images: FeatureBank) -> None:
     student = build_student(BACKBONE, 0, GPU).train()
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    passes = GraphedPasses(student, tuple(images.batch(range(4)).features), "bf16")
-    assert same(before, student.state_dict())
-    with passes.replayed(), autocast(GPU, "bf16"), torch.profiler.profile() as profile:
-        sum(scale.sum() for scale in student(tuple(images.batch(range(4)).features))).backward()
-        sum(scale.sum() for scale in student(tuple(images.batch(range(3)).features))).backward()
-    launches = sum(event.count for event in profile.key_averages() if "cudaGraphLaunch" in event.key)
-    assert launches == 4  # bottleneck and decoder, there and back; three images pass the layers themselves
-    assert "forward" not in vars(student.bottleneck)
+    graph, features = recorded_step(student, images)
+    before = weights(student)
+    assert graph.takes(features)
+    assert not graph.takes(tuple(images.batch(range(3)).features))
+    with torch.profiler.profile() as profile:
+        graph.replay(features)
+        torch.cuda.synchronize()
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["cudaGraphLaunch"] == 1
+    assert calls.get("cudaLaunchKernel", 0) <= 2, calls  # the features' way into the graph
+    moved = [name for name, tensor in student.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved
+    assert all("running" in name or "num_batches" in name for name in moved), "a rate of 0 leaves the weights"
+
+
+def test_recording_runs_nothing(images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = build_student(BACKBONE, 0, GPU).train()
+    before: list[Network] = []
+    own = StepGraph.__init__
+
+    def spied(graph: StepGraph, *given: Any) -> None:
+        before.append(weights(student))
+        own(graph, *given)
+
+    monkeypatch.setattr(StepGraph, "__init__", spied)
+    recorded_step(student, images)
+    assert same(before[0], weights(student))
 
 
 @pytest.mark.parametrize("worth", [10**9, 0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,8 +26,9 @@ from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.precision import Precision, autocast, steady_cudnn
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.teacher import Teacher
-from rdbench.rd.training import TrainingSettings, train_student
+from rdbench.rd.training import SIDE_BY_SIDE, TrainingSettings, train_student, train_students
 from rdbench.uq.checkpoints import load_student, save_student
+from rdbench.uq.seeds import member_seeds
 
 if TYPE_CHECKING:
     from rdbench.protocol import Loss
@@ -52,13 +53,19 @@ class FitCost:
 class SharedStudents:
     """The plainly trained students of a group, by seed: each is trained on first use, then read from disk."""
 
-    def __init__(self, directory: Path, train: Callable[[int], nn.Module], reporter: Reporter) -> None:
+    def __init__(
+        self, directory: Path, train: Callable[[Sequence[int]], Sequence[nn.Module]], at_once: int, reporter: Reporter
+    ) -> None:
+        """`train` trains the students of some seeds, which are no more than `at_once`."""
         self._directory = directory
         self._train = train
+        self._at_once = at_once
         self._reporter = reporter
         self._students: dict[int, Student] = {}
         self.asked: list[int] = []
         """The seeds asked for since this was last cleared."""
+        self.members: Sequence[int] = ()
+        """Seeds of the fitted method's members: who asks for one of them asks for the others too."""
         self.seconds = 0.0
         """What training them took since this was last set to 0."""
         self.trained = 0
@@ -77,22 +84,33 @@ class SharedStudents:
     def load(self, seed: int, context: FitContext) -> Student:
         """The student trained with `seed`, trained now if it is not there."""
         self.asked.append(seed)
-        directory = self._directory / str(seed)
-        if not directory.exists():
-            with self._reporter.inside(None), Stopwatch(context.device) as watch, count_passes() as passes:
-                student = self._train(seed)
-            self.seconds += watch.seconds
-            cost = FitCost(watch.seconds, passes["decoder"])
+        if not self._is_there(seed):
+            together = [seed]
+            # The group's own is trained alone: its seconds are those that every method's are compared with.
+            if seed in self.members and seed != context.seed:
+                others = [member for member in self.members if member not in (seed, context.seed)]
+                together += [member for member in others if not self._is_there(member)]
+            self._train_and_keep(together[: self._at_once], context)
+        if seed not in self._students:
+            student = load_student(self._directory / str(seed) / STUDENT, context)
+            self._students[seed] = student.requires_grad_(False)
+        return self._students[seed]
 
-            def write(path: Path) -> None:
+    def _is_there(self, seed: int) -> bool:
+        return (self._directory / str(seed)).exists()
+
+    def _train_and_keep(self, seeds: Sequence[int], context: FitContext) -> None:
+        with self._reporter.inside(None), Stopwatch(context.device) as watch, count_passes() as passes:
+            students = self._train(seeds)
+        self.seconds += watch.seconds
+        cost = FitCost(watch.seconds / len(seeds), passes["decoder"] // len(seeds))
+        for seed, student in zip(seeds, students, strict=True):
+
+            def write(path: Path, student: nn.Module = student) -> None:
                 save_student(student, path / STUDENT)
                 _write_cost(cost, path)
 
-            _write_whole(directory, write)
-        if seed not in self._students:
-            student = load_student(directory / STUDENT, context)
-            self._students[seed] = student.requires_grad_(False)
-        return self._students[seed]
+            _write_whole(self._directory / str(seed), write)
 
     def forget(self) -> None:
         """Read them from disk again: what one method did to a student, the next is not to get."""
@@ -140,7 +158,24 @@ def make_context(
         shared.trained += 1
         return student
 
-    shared = SharedStudents(directory / "students", lambda seed: train_on(new_student(seed), train, seed), reporter)
+    def train_shared(seeds: Sequence[int]) -> Sequence[nn.Module]:
+        if len(seeds) == 1:
+            return [train_on(new_student(seed), train, seed) for seed in seeds]
+        settings = TrainingSettings(spec.epochs, spec.batch_size, spec.precision)
+        title = f"  training {len(seeds)} networks"
+        with reporter.step(title, settings.epochs * len(train) * len(seeds)) as step:
+
+            def on_epoch(place: int, epoch: int, mean_loss: float) -> None:
+                note = f"network {place + 1}: epoch {epoch} of {settings.epochs}  loss {mean_loss:.4f}"
+                step.advance(len(train), note=note)
+
+            students = [new_student(seed) for seed in seeds]
+            train_students(students, train, settings, seeds, device, on_epoch)
+        shared.trained += len(seeds)
+        return students
+
+    at_once = SIDE_BY_SIDE if device.type == "cuda" else 1
+    shared = SharedStudents(directory / "students", train_shared, at_once, reporter)
     context = FitContext(
         teacher=teacher,
         calibration=calibration,
@@ -175,6 +210,8 @@ def fit(
         trainings += 1
         return student
 
+    members = getattr(method, "members", None)
+    shared.members = member_seeds(context.seed, members) if isinstance(members, int) else ()
     shared.forget()
     seed_everything(context.seed)
     with (

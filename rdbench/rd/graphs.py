@@ -1,4 +1,4 @@
-"""A student's training passes as CUDA graphs: one call sends a GPU the hundreds of kernels that a pass is made of.
+"""A student's training step as a CUDA graph: one call sends a GPU the thousand kernels that a step is made of.
 
 At RD's batch of 16 a GPU is done with a kernel sooner than Python has asked for the next one. A graph is asked for
 once. It repeats what the GPU was told to do and none of the Python around it, so only what is known to hold no Python
@@ -9,14 +9,13 @@ runs as it always does.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rdbench.rd.precision import autocast
 from rdbench.rd.student import Pyramid, Student
 
 PLAIN = ("torch", "torchvision", "rdbench.rd")
@@ -24,7 +23,7 @@ PLAIN = ("torch", "torchvision", "rdbench.rd")
 
 
 def can_be_graphed(student: nn.Module) -> bool:
-    """Whether graphs of its passes do all that the passes do; it is to be in train mode on a GPU."""
+    """Whether a graph of a step does all that the step does; the student is to be in train mode on a GPU."""
     return (
         type(student) is Student
         and student.training
@@ -33,57 +32,59 @@ def can_be_graphed(student: nn.Module) -> bool:
     )
 
 
-class GraphedPasses:
-    """The passes of a student's bottleneck and decoder, there and back, as graphs. Gradients are the same to the bit.
+class StepGraph:
+    """A training step, from the teacher's features to the changed weights, as a graph. The weights are the same bits.
 
-    An input of another shape, as the last batch of an epoch may be, goes through the layers themselves. What comes out
-    of a graph is overwritten by its next run.
+    Recording it does not run it.
 
     Args:
-        student: one that :func:`can_be_graphed`. Its tensors stay as they are; the random state does not.
-        features: the teacher's pyramid of a batch of the size that is to be recorded.
-        precision: as it will be trained in, see :func:`rdbench.rd.precision.autocast`.
+        step: takes the teacher's pyramid of a batch. It has been run a few times, so that what libraries and the
+            optimizer make on first use is there.
+        student: one that :func:`can_be_graphed`, which the step trains.
+        optimizer: that the step uses, of those that torch can record.
+        features: a pyramid as the graph is to take it.
     """
 
-    def __init__(self, student: Student, features: Pyramid, precision: str) -> None:
+    def __init__(
+        self,
+        step: Callable[[Pyramid], None],
+        student: Student,
+        optimizer: torch.optim.Optimizer,
+        features: Pyramid,
+    ) -> None:
         self._student = student
-        self._device = features[0].device
-        self._modules = student.bottleneck, student.decoder
         self._tensors = self._addresses()
-        buffers = [(buffer, buffer.clone()) for buffer in student.buffers()]
-        with (
-            torch.cuda.device(self._device),
-            torch.enable_grad(),
-            autocast(self._device, precision),
-            _quiet(),
-            _without_hooks_on_all_modules(),
-        ):
-            embedding = torch.rand_like(student.bottleneck(features)).requires_grad_()
-            inputs: Any = (tuple(torch.rand_like(scale) for scale in features),), (embedding,)
-            torch.cuda.make_graphed_callables(self._modules, inputs, allow_unused_input=True)
-        with torch.no_grad():  # recording runs each pass a few times first, which moves batch norm's statistics
-            for buffer, was in buffers:
-                buffer.copy_(was)
-        self._forwards = [
-            _by_kind(module, given) for module, given in zip(self._modules, (features, (embedding,)), strict=True)
-        ]
-        for module in self._modules:
-            del module.forward  # what torch has put over the class's own
+        self._features = tuple(torch.empty_like(scale) for scale in features)
+        self._passes: list[tuple[nn.Module, Any, Any]] = []
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(features[0].device), _quiet(), _capturable(optimizer), _only_hook(self._note_pass):
+            optimizer.zero_grad()  # a gradient that is there would be added to, and would have to stay where it is
+            with torch.cuda.graph(self._graph):
+                step(self._features)
+            optimizer.zero_grad()
 
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """In here the graphs run in place of the passes, unless the student is no longer what was recorded."""
-        if not can_be_graphed(self._student) or self._addresses() != self._tensors:
-            yield
-            return
-        with torch.cuda.device(self._device), _quiet():
-            try:
-                for module, forward in zip(self._modules, self._forwards, strict=True):
-                    vars(module)["forward"] = forward
-                yield
-            finally:
-                for module in self._modules:
-                    vars(module).pop("forward", None)
+    def takes(self, features: Pyramid) -> bool:
+        """Whether they are of the kind that was recorded, which those of an epoch's last batch may not be."""
+        return all(
+            own.shape == given.shape and own.dtype == given.dtype
+            for own, given in zip(self._features, features, strict=True)
+        )
+
+    def still_holds(self) -> bool:
+        """Whether the student is what was recorded: whoever looks at it after an epoch may have changed it."""
+        return can_be_graphed(self._student) and self._addresses() == self._tensors
+
+    def replay(self, features: Pyramid) -> None:
+        """The step on another batch."""
+        torch._foreach_copy_(list(self._features), list(features))
+        self._graph.replay()
+        for hook in list(nn.modules.module._global_forward_hooks.values()):  # who counts passes is told of these
+            for passed in self._passes:
+                hook(*passed)
+
+    def _note_pass(self, module: nn.Module, given: Any, output: Any) -> None:
+        if module is self._student.bottleneck or module is self._student.decoder:
+            self._passes.append((module, given, output))
 
     def _addresses(self) -> list[int]:
         return [tensor.data_ptr() for tensor in (*self._student.parameters(), *self._student.buffers())]
@@ -98,14 +99,28 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _without_hooks_on_all_modules() -> Iterator[None]:
-    """Who counts a student's passes is not to count those that recording takes."""
-    hooks = nn.modules.module._global_forward_hooks
-    held = dict(hooks)
-    hooks.clear()
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """A fused optimizer can be recorded as it is, but torch asks for a word; outside a graph it would warn of it."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
     try:
         yield
     finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
+
+
+@contextmanager
+def _only_hook(hook: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """In place of the hooks on all modules: who counts a student's passes is not to count the one that is recorded."""
+    hooks = nn.modules.module._global_forward_hooks
+    held = dict(hooks)
+    hooks.clear()
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
         hooks.update(held)
 
 
@@ -114,16 +129,3 @@ def _is_plain(layer: nn.Module) -> bool:
     known = any(f"{type(layer).__module__}.".startswith(f"{name}.") for name in PLAIN)
     counting = isinstance(layer, nn.BatchNorm2d) and layer.momentum is None  # an average over a count that it reads
     return known and not any(hooks) and not counting and "forward" not in vars(layer)
-
-
-def _by_kind(module: nn.Module, recorded: Sequence[Tensor]) -> Callable[..., Any]:
-    """The module's forward: the graph for an input like the one `recorded`, else its class's own."""
-    replay, own = module.forward, type(module).forward
-    kinds = [(given.shape, given.dtype, given.requires_grad) for given in recorded]
-
-    def forward(given: Tensor | Pyramid) -> Any:
-        tensors = (given,) if isinstance(given, Tensor) else given
-        same = [(each.shape, each.dtype, each.requires_grad) for each in tensors] == kinds
-        return replay(given) if same else own(module, given)
-
-    return forward

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,14 +15,20 @@ from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.convolutions import products_where_faster
-from rdbench.rd.graphs import GraphedPasses, can_be_graphed
+from rdbench.rd.graphs import StepGraph, can_be_graphed
 from rdbench.rd.precision import autocast, steady_cudnn
-from rdbench.rd.student import Student
+from rdbench.rd.student import Pyramid, Student
 
 LEARNING_RATE = 0.005
 BETAS = (0.5, 0.999)
 STEPS_WORTH_A_GRAPH = 50
-"""Recording the graphs of a GPU's passes takes as long as some ten steps."""
+"""Recording the graph of a GPU's step takes as long as some ten steps."""
+STEPS_BEFORE_A_GRAPH = 3
+"""In which libraries and the optimizer make what a graph can only use."""
+SIDE_BY_SIDE = 5
+"""Students that a GPU trains at once: more were no faster, by network and step."""
+MEMORY_FOR_MORE = 0.8
+"""Share of a GPU's free memory that students beside the first may take."""
 
 
 @dataclass(frozen=True)
@@ -59,68 +63,189 @@ def train_student(
     Raises:
         InputError: the loss is not finite, or images of 32 pixels leave a last batch of one.
     """
-    student.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    wanted = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(wanted, lr=LEARNING_RATE, betas=BETAS, fused=device.type in ("cpu", "cuda"))
-    steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
-    step = 0
-    shuffle = torch.Generator().manual_seed(seed)
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        steady_cudnn(),
-    ):
-        faster = _faster(student, images, settings, steps, device, loss)
+    training = _Training(student, images, settings, seed, device, on_epoch, loss, rate)
+    with _steady(device):
         torch.manual_seed(seed)  # for what the student draws itself, such as dropout
-        for epoch in range(1, settings.epochs + 1):
-            total = torch.zeros((), device=device)
-            with faster():
-                for indices in torch.split(torch.randperm(len(images), generator=shuffle), settings.batch_size):
-                    if rate is not None:
-                        for group in optimizer.param_groups:
-                            group["lr"] = LEARNING_RATE * rate(step / steps)
-                    features = tuple(images.batch(indices).features)  # not what a batch keeps for maps
-                    if len(indices) == 1 and max(features[-1].shape[-2:]) == 2:
-                        raise InputError(
-                            f"training: {len(images)} images in batches of {settings.batch_size} leave a batch of "
-                            "one, of which batch norm gets one value per channel at 32 pixels; "
-                            "change --batch-size or --image-size"
-                        )
-                    with autocast(device, settings.precision):
-                        value = loss(features, student(features))
-                    optimizer.zero_grad()
-                    torch.autograd.backward(value)
-                    optimizer.step()
-                    total += value.detach() * len(indices)
-                    step += 1
-            mean_loss = total.item() / len(images)  # the epoch's only wait for the device
-            if not math.isfinite(mean_loss):
-                raise InputError(
-                    f"training: the loss is {mean_loss} after epoch {epoch} of {settings.epochs} (seed {seed}); "
-                    "try --precision fp32, another --seed, or look for broken images or teacher weights"
-                )
-            if on_epoch is not None:
-                on_epoch(epoch, mean_loss)
-    optimizer.zero_grad()
-    if device.type == "cuda":  # graphs are held by cycles, and with them all memory that they work in
-        del faster
-        gc.collect()
+        for _ in training.run():
+            pass
     return student.eval()
 
 
-def _faster(
-    student: nn.Module,
+def train_students(
+    students: Sequence[nn.Module],
     images: NormalImages,
     settings: TrainingSettings,
-    steps: int,
+    seeds: Sequence[int],
     device: torch.device,
-    loss: Callable[[tuple[Tensor, ...], Any], Tensor],
-) -> Callable[[], AbstractContextManager[None]]:
-    """What an epoch runs in, to be faster: a GPU's CUDA graphs where they pay, a CPU's matrix products in bf16."""
-    if device.type == "cpu" and settings.precision == "bf16":
-        return partial(products_where_faster, student)
-    worth = device.type == "cuda" and len(images) >= settings.batch_size and steps >= STEPS_WORTH_A_GRAPH
-    # A loss of a method's own could ask for a second pass, which would overwrite what the first one left.
-    if worth and loss is distillation_loss and isinstance(student, Student) and can_be_graphed(student):
-        features = tuple(images.batch(range(settings.batch_size)).features)
-        return GraphedPasses(student, features, settings.precision).replayed
-    return nullcontext
+    on_epoch: Callable[[int, int, float], None] | None = None,
+) -> Sequence[nn.Module]:
+    """Each of the students as :func:`train_student` trains it; on a GPU that has room for them, beside each other.
+
+    Each takes its steps on a stream of its own: where a batch of 16 leaves parts of a GPU idle, another's fills them.
+
+    Args:
+        on_epoch: called after each epoch of each student with the student's place, from 0, and as for one alone.
+    """
+
+    def told(place: int) -> Callable[[int, float], None]:
+        return lambda epoch, mean_loss: on_epoch(place, epoch, mean_loss) if on_epoch is not None else None
+
+    waiting = list(enumerate(zip(students, seeds, strict=True)))
+
+    def next_one() -> _Lane:
+        place, (student, seed) = waiting.pop(0)
+        return _Lane(_Training(student, images, settings, seed, device, told(place)), device, seed)
+
+    while waiting:
+        lanes = [next_one()]
+        with _steady(device):
+            torch.manual_seed(lanes[0].seed)
+            if lanes[0].training.worth_a_graph and all(type(student) is Student for student in students):
+                before = _reserved(device)
+                for _ in range(STEPS_BEFORE_A_GRAPH + 1):
+                    lanes[0].advance()
+                room = MEMORY_FOR_MORE * torch.cuda.mem_get_info(device)[0] / max(_reserved(device) - before, 1)
+                while waiting and len(lanes) < min(SIDE_BY_SIDE, 1 + int(room)):
+                    lanes.append(next_one())
+            while lanes:
+                lanes = [lane for lane in lanes if lane.advance()]
+    return [student.eval() for student in students]
+
+
+class _Training:
+    """A student, the optimizer of its weights, and how far they are."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        images: NormalImages,
+        settings: TrainingSettings,
+        seed: int,
+        device: torch.device,
+        on_epoch: Callable[[int, float], None] | None = None,
+        loss: Callable[[tuple[Tensor, ...], Any], Tensor] = distillation_loss,
+        rate: Callable[[float], float] | None = None,
+    ) -> None:
+        student.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self._student, self._images, self._settings, self._seed, self._device = student, images, settings, seed, device
+        self._on_epoch, self._loss, self._rate = on_epoch, loss, rate
+        wanted = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        # A graph reads the learning rate where it lies.
+        rate_now = torch.full((), LEARNING_RATE, device=device) if device.type == "cuda" else LEARNING_RATE
+        fused = device.type in ("cpu", "cuda")
+        self._optimizer = torch.optim.Adam(wanted, lr=rate_now, betas=BETAS, fused=fused)
+        self._total = torch.zeros((), device=device)
+        """The epoch's losses so far, summed over images."""
+        self._steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
+        # A loss of a method's own may do what a graph does not repeat.
+        self.worth_a_graph = (
+            device.type == "cuda"
+            and len(images) >= settings.batch_size
+            and self._steps >= STEPS_WORTH_A_GRAPH
+            and loss is distillation_loss
+            and can_be_graphed(student)
+        )
+
+    def run(self) -> Iterator[None]:
+        """Train; stop after each step, which a GPU need not have done by then."""
+        shuffle = torch.Generator().manual_seed(self._seed)
+        graph: StepGraph | None = None
+        to_be_graphed = self.worth_a_graph
+        step = 0
+        for epoch in range(1, self._settings.epochs + 1):
+            self._total.zero_()
+            if graph is not None and not graph.still_holds():
+                graph = None
+            with self._faster_convolutions():
+                for indices in torch.split(
+                    torch.randperm(len(self._images), generator=shuffle), self._settings.batch_size
+                ):
+                    if self._rate is not None:
+                        self._set_rate(LEARNING_RATE * self._rate(step / self._steps))
+                    features = tuple(self._images.batch(indices).features)  # not what a batch keeps for maps
+                    self._check_size(features)
+                    if to_be_graphed and step >= STEPS_BEFORE_A_GRAPH and len(indices) == self._settings.batch_size:
+                        assert isinstance(self._student, Student)
+                        graph, to_be_graphed = StepGraph(self._step, self._student, self._optimizer, features), False
+                    if graph is not None and graph.takes(features):
+                        graph.replay(features)
+                    else:
+                        self._step(features)
+                    step += 1
+                    yield
+            self._end_epoch(epoch)
+        self._optimizer.zero_grad()
+
+    def _step(self, features: Pyramid) -> None:
+        with autocast(self._device, self._settings.precision):
+            value = self._loss(features, self._student(features))
+        self._optimizer.zero_grad()
+        torch.autograd.backward(value)
+        self._optimizer.step()
+        self._total += value.detach() * len(features[0])
+
+    def _end_epoch(self, epoch: int) -> None:
+        mean_loss = self._total.item() / len(self._images)  # the epoch's only wait for the device
+        if not math.isfinite(mean_loss):
+            raise InputError(
+                f"training: the loss is {mean_loss} after epoch {epoch} of {self._settings.epochs} "
+                f"(seed {self._seed}); try --precision fp32, another --seed, or look for broken images or teacher "
+                "weights"
+            )
+        if self._on_epoch is not None:
+            self._on_epoch(epoch, mean_loss)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _check_size(self, features: Pyramid) -> None:
+        if len(features[0]) == 1 and max(features[-1].shape[-2:]) == 2:
+            raise InputError(
+                f"training: {len(self._images)} images in batches of {self._settings.batch_size} leave a batch of "
+                "one, of which batch norm gets one value per channel at 32 pixels; change --batch-size or --image-size"
+            )
+
+    def _faster_convolutions(self) -> AbstractContextManager[None]:
+        if self._device.type == "cpu" and self._settings.precision == "bf16":
+            return products_where_faster(self._student)
+        return nullcontext()
+
+
+class _Lane:
+    """A training among others, on a GPU on a stream of its own."""
+
+    def __init__(self, training: _Training, device: torch.device, seed: int) -> None:
+        self.training, self.seed = training, seed
+        self._steps = training.run()
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def advance(self) -> bool:
+        """Take a step; whether there was one to take."""
+        if self._stream is None:
+            return next(self._steps, self) is not self
+        with torch.cuda.stream(self._stream):
+            there_was = next(self._steps, self) is not self
+        if not there_was:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return there_was
+
+
+@contextmanager
+def _steady(device: torch.device) -> Iterator[None]:
+    """The same bits each time, and the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), steady_cudnn():
+        yield
+
+
+def _reserved(device: torch.device) -> int:
+    """Bytes of a GPU's memory that are not given to others."""
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device)

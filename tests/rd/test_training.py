@@ -12,7 +12,7 @@ from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import autocast, resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.student import build_student
-from rdbench.rd.training import TrainingSettings, train_student
+from rdbench.rd.training import TrainingSettings, train_student, train_students
 
 CPU = torch.device("cpu")
 BACKBONE = get_backbone("embedded")
@@ -69,6 +69,27 @@ def test_each_epoch_sees_every_image_once_in_a_new_order():
 def test_one_seed_gives_one_student_bit_for_bit(precision):
     assert same(train(3, precision=precision), train(3, precision=precision))
     assert not same(train(3), train(4))
+
+
+def test_several_are_trained_as_each_by_itself():
+    """Also one that draws itself, as its seed says whoever was trained before it."""
+
+    def build(seed):
+        student = build_student(BACKBONE, seed)
+        if seed == 5:
+            student.decoder.fine.append(nn.Dropout2d(0.5))
+        return student
+
+    seeds, told, losses = [3, 5, 4], [], []
+    settings = TrainingSettings(2, batch_size=4)
+    trained = train_students(
+        [build(seed) for seed in seeds], DrawnFeatures(), settings, seeds, CPU, lambda *said: told.append(said)
+    )
+    for student, seed in zip(trained, seeds, strict=True):
+        alone = train(seed, student=build(seed), on_epoch=lambda _, loss: losses.append(loss))
+        assert same(student, alone)
+        assert not student.training
+    assert told == [(place, epoch, losses[2 * place + epoch - 1]) for place in range(3) for epoch in (1, 2)]
 
 
 def test_dropout_follows_the_seed_and_the_callers_random_state_is_kept():
