@@ -26,7 +26,7 @@ from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.precision import Precision, autocast, steady_cudnn
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.teacher import Teacher
-from rdbench.rd.training import SIDE_BY_SIDE, TrainingSettings, train_student, train_students
+from rdbench.rd.training import TrainingSettings, train_student, train_students, trained_at_once
 from rdbench.uq.checkpoints import load_student, save_student
 from rdbench.uq.seeds import member_seeds
 
@@ -174,8 +174,7 @@ def make_context(
         shared.trained += len(seeds)
         return students
 
-    at_once = SIDE_BY_SIDE if device.type == "cuda" else 1
-    shared = SharedStudents(directory / "students", train_shared, at_once, reporter)
+    shared = SharedStudents(directory / "students", train_shared, trained_at_once(device), reporter)
     context = FitContext(
         teacher=teacher,
         calibration=calibration,

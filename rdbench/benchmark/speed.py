@@ -85,7 +85,7 @@ def measured_parts(
 
         return run
 
-    trained, same = build_student(teacher.backbone, 0), _SameBatch(images, features, STEPS[device.type])
+    trained, same = build_student(teacher.backbone, 0), SameBatch(images, features, STEPS[device.type])
     settings = TrainingSettings(epochs=1, batch_size=batch_size, precision=precision)
     parts: dict[str, Callable[[], object]] = {
         LIMIT: inferring(_limit(batch_size, device, half)),
@@ -122,7 +122,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], device: torch.device,
     return seconds
 
 
-class _SameBatch:
+class SameBatch:
     """Batches of normal images, all the same one, with features that are kept."""
 
     def __init__(self, images: Tensor, features: tuple[Tensor, ...], count: int) -> None:

@@ -38,8 +38,8 @@ class StepGraph:
     Recording it does not run it.
 
     Args:
-        step: takes the teacher's pyramid of a batch. It has been run a few times, so that what libraries and the
-            optimizer make on first use is there.
+        step: takes the teacher's pyramid of a batch, and drops the last step's gradients before it asks for its own. It
+            has been run a few times, so that what libraries and the optimizer make on first use is there.
         student: one that :func:`can_be_graphed`, which the step trains.
         optimizer: that the step uses, of those that torch can record.
         features: a pyramid as the graph is to take it.
@@ -58,10 +58,11 @@ class StepGraph:
         self._passes: list[tuple[nn.Module, Any, Any]] = []
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(features[0].device), _quiet(), _capturable(optimizer), _only_hook(self._note_pass):
-            optimizer.zero_grad()  # a gradient that is there would be added to, and would have to stay where it is
-            with torch.cuda.graph(self._graph):
+            stream = torch.cuda.current_stream()
+            # The default one cannot be recorded. One that is shared would be a shared workspace of the libraries'.
+            own = None if stream == torch.cuda.default_stream() else stream
+            with torch.cuda.graph(self._graph, stream=own):
                 step(self._features)
-            optimizer.zero_grad()
 
     def takes(self, features: Pyramid) -> bool:
         """Whether they are of the kind that was recorded, which those of an epoch's last batch may not be."""

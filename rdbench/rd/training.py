@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def train_student(
     return student.eval()
 
 
+def trained_at_once(device: torch.device) -> int:
+    """How many students :func:`train_students` trains beside each other, where there is memory for them."""
+    return SIDE_BY_SIDE if device.type == "cuda" else 1
+
+
 def train_students(
     students: Sequence[nn.Module],
     images: NormalImages,
@@ -130,20 +136,23 @@ class _Training:
         self._student, self._images, self._settings, self._seed, self._device = student, images, settings, seed, device
         self._on_epoch, self._loss, self._rate = on_epoch, loss, rate
         wanted = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        # A graph reads the learning rate where it lies.
-        rate_now = torch.full((), LEARNING_RATE, device=device) if device.type == "cuda" else LEARNING_RATE
-        fused = device.type in ("cpu", "cuda")
-        self._optimizer = torch.optim.Adam(wanted, lr=rate_now, betas=BETAS, fused=fused)
+        first: float | Tensor = LEARNING_RATE
+        if rate is not None and device.type == "cuda":  # a graph reads it where it lies
+            first = torch.full((), LEARNING_RATE, device=device)
+        self._optimizer = torch.optim.Adam(wanted, lr=first, betas=BETAS, fused=device.type in ("cpu", "cuda"))
         self._total = torch.zeros((), device=device)
         """The epoch's losses so far, summed over images."""
         self._steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
-        # A loss of a method's own may do what a graph does not repeat.
-        self.worth_a_graph = (
-            device.type == "cuda"
-            and len(images) >= settings.batch_size
+
+    @property
+    def worth_a_graph(self) -> bool:
+        """Whether its steps are to be recorded; a loss of a method's own may do what a graph does not repeat."""
+        return (
+            self._device.type == "cuda"
+            and len(self._images) >= self._settings.batch_size
             and self._steps >= STEPS_WORTH_A_GRAPH
-            and loss is distillation_loss
-            and can_be_graphed(student)
+            and self._loss is distillation_loss
+            and can_be_graphed(self._student)
         )
 
     def run(self) -> Iterator[None]:
@@ -165,8 +174,7 @@ class _Training:
                     features = tuple(self._images.batch(indices).features)  # not what a batch keeps for maps
                     self._check_size(features)
                     if to_be_graphed and step >= STEPS_BEFORE_A_GRAPH and len(indices) == self._settings.batch_size:
-                        assert isinstance(self._student, Student)
-                        graph, to_be_graphed = StepGraph(self._step, self._student, self._optimizer, features), False
+                        graph, to_be_graphed = self._recorded(features), False
                     if graph is not None and graph.takes(features):
                         graph.replay(features)
                     else:
@@ -175,6 +183,16 @@ class _Training:
                     yield
             self._end_epoch(epoch)
         self._optimizer.zero_grad()
+
+    def _recorded(self, features: Pyramid) -> StepGraph | None:
+        assert isinstance(self._student, Student)
+        try:
+            return StepGraph(self._step, self._student, self._optimizer, features)
+        except RuntimeError as error:  # its own memory, say, was not to be had; nothing of the step was run
+            warnings.warn(
+                f"training goes on step by step, which is slower, without a CUDA graph: {error}", stacklevel=2
+            )
+            return None
 
     def _step(self, features: Pyramid) -> None:
         with autocast(self._device, self._settings.precision):

@@ -16,6 +16,7 @@ from rdbench.rd.teacher import load_teacher
 from rdbench.registry import find_methods
 from tests.command import QUICK, Command
 from tests.datasets import trees
+from tests.same import predictions_of
 
 pytestmark = pytest.mark.long
 
@@ -69,6 +70,34 @@ def test_no_student_is_trained_twice_in_a_group(
     one = passes["deterministic"]
     assert one
     assert passes == {"deterministic": one, "tta": one, "1": one, "2": 2 * one, "3": 3 * one}
+
+
+def test_members_trained_together_are_those_trained_one_by_one(
+    rdbench: Command, root: Path, tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU trains them; `deterministic`'s own is trained by itself, for what it costs is its own figure."""
+    run = (*RUN, "--root", root, "--method", "deep_ensemble,deterministic,bootstrap_ensemble", "-o", "members=5")
+    assert rdbench(*run, "--out", tmp_path / "apart").code == 0
+    one_by_one, together = trained[:5], []
+    trained.clear()
+    train_students = training.train_students
+
+    def recorded(students, images, settings, seeds, *arguments):  # type: ignore[no-untyped-def]
+        together.append(list(seeds))
+        return train_students(students, images, settings, seeds, *arguments)
+
+    monkeypatch.setattr("rdbench.benchmark.fitting.train_students", recorded)
+    monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda device: 3)
+    done = rdbench(*run, "--out", tmp_path / "beside")
+    assert done.code == 0
+    assert together == [one_by_one[1:4]]
+    assert trained[:2] == [one_by_one[0], one_by_one[4]]
+    assert predictions_of(tmp_path / "beside") == predictions_of(tmp_path / "apart")
+    apart, beside = (
+        {r.spec.method: r.cost["train_passes"] for r, _ in cells(tmp_path / o)} for o in ("apart", "beside")
+    )
+    assert apart == beside
+    assert "networks trained: 10, where cells run one by one train 11" in done.error()
 
 
 def test_a_kept_deterministic_student_is_used_again(

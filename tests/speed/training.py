@@ -11,17 +11,19 @@ anomalib's WideResNet50-2 bottleneck is smaller than RD4AD's.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
 from torch import nn
 
 from rdbench.benchmark.device import choose_device
-from rdbench.benchmark.speed import LIMIT, LIMITS, STEPS, TRAINING, interleaved, measured_parts
+from rdbench.benchmark.speed import LIMIT, LIMITS, STEPS, TRAINING, SameBatch, interleaved, measured_parts
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.student import build_student
+from rdbench.rd.training import SIDE_BY_SIDE, TrainingSettings, train_students
 
 GOALS = {"resnet18": 2.0, "wide_resnet50_2": 3.0}
 BATCH, SIZE = 16, (256, 256)
@@ -60,6 +62,25 @@ def main() -> None:
         print(f"  rdbench   {1000 * step:7.1f} ms per image  {flop[TRAINING] / step / 1e9:6.0f} GFLOP/s  {parameters}")
         print(f"  {peer / step:.2f} times faster (goal {GOALS.get(backbone, 1)})")
         print(f"  {flop[TRAINING] / step / limit:.0%} of {limit / 1e9:.0f} GFLOP/s, a {LIMITS[device.type]}")
+        if device.type == "cuda":
+            several = members_step(backbone, precision, device, arguments.rounds)
+            print(f"  {SIDE_BY_SIDE} members beside each other: {1000 * several:.2f} ms per image of each")
+
+
+def members_step(backbone: str, precision: str, device: torch.device, rounds: int) -> float:
+    """Seconds that a step of each of an ensemble's members takes per image, of `SIDE_BY_SIDE` trained together."""
+    found, half = get_backbone(backbone), torch.bfloat16 if precision == "bf16" else torch.float32
+    features = tuple(
+        torch.rand(BATCH, channels, SIZE[0] // stride, SIZE[1] // stride, device=device, dtype=half)
+        .contiguous(memory_format=torch.channels_last)
+        for channels, stride in zip(found.channels, (4, 8, 16), strict=True)
+    )  # fmt: skip
+    batch = SameBatch(torch.empty(BATCH, 3, *SIZE, device=device), features, STEPS[device.type])
+    students = [build_student(found, seed) for seed in range(SIDE_BY_SIDE)]
+    settings = TrainingSettings(epochs=1, batch_size=BATCH, precision=precision)
+    train = partial(train_students, students, batch, settings, range(SIDE_BY_SIDE), device)
+    (seconds,) = interleaved({"members": train}, device, rounds).values()
+    return median(seconds) / STEPS[device.type] / SIDE_BY_SIDE / BATCH
 
 
 def anomalib_step(backbone: str, device: torch.device) -> tuple[Callable[[], object], float, str]:

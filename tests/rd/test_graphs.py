@@ -1,0 +1,176 @@
+"""What a recorded training step repeats and what it does not, without a GPU: a recorder stands for torch.cuda's.
+
+It repeats torch's operations on the very tensors that they were recorded with, and nothing of Python's, as a CUDA
+graph does; what is the GPU's own is in tests/test_gpu.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rdbench.benchmark.cost import count_passes
+from rdbench.rd import training
+from rdbench.rd.graphs import can_be_graphed
+from rdbench.rd.student import Student, build_student
+from rdbench.rd.training import TrainingSettings, train_student, train_students
+from tests.rd.test_training import BACKBONE, CPU, DrawnFeatures, same
+
+
+class Recorder(TorchDispatchMode):
+    """Torch's operations as they come; `replay` runs them again, each into the tensors that it gave then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.made: set[int] = set()
+        self.were: list[tuple[Tensor, Tensor]] = []
+        self.replays = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        for argument, value in zip(function._schema.arguments, given, strict=False):
+            # What torch does not say of batch norm: it moves its statistics.
+            if argument.name.startswith("running_") or (argument.alias_info and argument.alias_info.is_write):
+                for tensor in tree_leaves(value):
+                    if tensor.untyped_storage().data_ptr() not in self.made:
+                        self.were.append((tensor, tensor.clone()))
+        result = function(*given, **(named or {}))
+        results = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
+        self.made |= {each.untyped_storage().data_ptr() for each in results}
+        self.operations.append((function, given, named or {}, results))
+        return result
+
+    def replay(self) -> None:
+        self.replays += 1
+        with torch.no_grad():
+            for function, given, named, results in self.operations:
+                again = [each for each in tree_leaves(function(*given, **named)) if isinstance(each, Tensor)]
+                for own, new in zip(results, again, strict=True):
+                    if own.data_ptr() != new.data_ptr():
+                        own.copy_(new)
+
+    @contextmanager
+    def recording(self, stream: object) -> Iterator[None]:
+        assert stream is None
+        with self:
+            yield
+        with torch.no_grad():  # recording a CUDA graph runs nothing
+            for tensor, was in reversed(self.were):
+                tensor.copy_(was)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    """Trainings here take their steps by recorders that stand for graphs, which the list then holds."""
+    recorders: list[Recorder] = []
+
+    def new() -> Recorder:
+        recorders.append(Recorder())
+        return recorders[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", new)
+    monkeypatch.setattr(torch.cuda, "graph", lambda recorder, stream: recorder.recording(stream))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    for stream in ("current_stream", "default_stream"):
+        monkeypatch.setattr(torch.cuda, stream, lambda: "the default one")
+    monkeypatch.setattr(training._Training, "worth_a_graph", property(lambda self: can_be_graphed(self._student)))
+    return recorders
+
+
+def trained(epochs: int = 3, precision: str = "fp32", **options: Any) -> Student:
+    student = build_student(BACKBONE, 0)
+    train_student(student, DrawnFeatures(), TrainingSettings(epochs, 4, precision), 0, CPU, **options)
+    return student
+
+
+def unrecorded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Student:
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "worth_a_graph", False)
+        return trained(**options)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}], ids=["float32", "bf16"])
+def test_recorded_steps_give_the_same_weights(
+    options: dict[str, Any], recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten images in batches of four: three steps as ever, then recorded ones, but for the smaller batches."""
+    wanted = unrecorded(monkeypatch, **options)
+    assert not recorded
+    assert same(trained(**options), wanted)
+    assert len(recorded) == 1
+    assert recorded[0].replays == 4
+
+
+def test_losses_and_passes_are_told_as_ever(recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[tuple[int, float]] = []
+    told: list[tuple[int, float]] = []
+    unrecorded(monkeypatch, on_epoch=lambda *said: wanted.append(said))
+    with count_passes() as passes:
+        trained(on_epoch=lambda *said: told.append(said))
+    assert recorded
+    assert told == wanted
+    assert passes == {"bottleneck": 30, "decoder": 30}
+
+
+def test_what_cannot_be_recorded_is_trained_as_ever(monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]) -> None:
+    wanted = unrecorded(monkeypatch)
+
+    def full() -> Recorder:
+        raise torch.OutOfMemoryError("the GPU is full")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", full)
+    with pytest.warns(UserWarning, match="without a CUDA graph: the GPU is full"):
+        assert same(trained(), wanted)
+
+
+def test_a_student_that_is_changed_after_an_epoch_is_trained_on_as_it_is(
+    recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tensors are others after the second epoch: the recorded steps would go on with those of before."""
+
+    def train() -> Student:
+        student = build_student(BACKBONE, 0)
+
+        def change(epoch: int, _: float) -> None:
+            if epoch == 2:
+                for buffer in student.decoder.fine.buffers():
+                    buffer.data = buffer.clone() + 1
+
+        train_student(student, DrawnFeatures(), TrainingSettings(3, 4), 0, CPU, change)
+        return student
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "worth_a_graph", False)
+        wanted = train()
+    assert same(train(), wanted)
+    assert recorded[0].replays == 2
+
+
+def test_students_beside_each_other_have_steps_of_their_own(
+    recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10, 10))
+    monkeypatch.setattr(training, "SIDE_BY_SIDE", 2)
+    seeds = [3, 4, 5]
+    students = [build_student(BACKBONE, seed) for seed in seeds]
+    order: list[tuple[int, int]] = []
+    settings = TrainingSettings(3, 4)
+    train_students(
+        students, DrawnFeatures(), settings, seeds, CPU, lambda place, epoch, _: order.append((place, epoch))
+    )
+    assert [recorder.replays for recorder in recorded] == [4, 4, 4]
+    # The first is four steps ahead, which show what memory one takes; the third had no room.
+    assert order == [(0, 1), (0, 2), (1, 1), (0, 3), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    monkeypatch.setattr(training._Training, "worth_a_graph", False)
+    for student, seed in zip(students, seeds, strict=True):
+        alone = build_student(BACKBONE, seed)
+        train_student(alone, DrawnFeatures(), settings, seed, CPU)
+        assert same(student, alone)
