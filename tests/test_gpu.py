@@ -86,9 +86,9 @@ STUDENTS = {
 
 
 def recorded_step(student: Student, images: FeatureBank) -> tuple[StepGraph, Pyramid]:
-    """The graph of a step in bf16 that leaves the weights as they are, and a batch of features."""
+    """The graph of a step in bf16, and a batch of features."""
     features = tuple(images.batch(range(4)).features)
-    optimizer = torch.optim.Adam(student.parameters(), lr=0.0, fused=True)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.001, fused=True)
 
     def step(given: Pyramid) -> None:
         with autocast(GPU, "bf16"):
@@ -166,9 +166,11 @@ def test_a_student_that_is_no_longer_what_was_recorded_is_not_replayed(images: F
 def test_trainings_leave_no_memory_behind(images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
     held = []
+    settings = TrainingSettings(3, 4)
     for _ in range(4):
         trained(images, build_student(BACKBONE, 0, GPU))
-        held.append(torch.cuda.memory_allocated())
+        train_students([build_student(BACKBONE, seed, GPU) for seed in range(3)], images, settings, range(3), GPU)
+        held.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
     assert held[-1] <= held[1]
 
 
@@ -184,9 +186,8 @@ def test_a_step_goes_to_the_gpu_as_one_graph(images: FeatureBank) -> None:
     calls = {event.key: event.count for event in profile.key_averages()}
     assert calls["cudaGraphLaunch"] == 1
     assert calls.get("cudaLaunchKernel", 0) <= 2, calls  # the features' way into the graph
-    moved = [name for name, tensor in student.state_dict().items() if not torch.equal(tensor, before[name])]
-    assert moved
-    assert all("running" in name or "num_batches" in name for name in moved), "a rate of 0 leaves the weights"
+    still = [name for name, tensor in student.state_dict().items() if torch.equal(tensor, before[name])]
+    assert not still
 
 
 def test_recording_runs_nothing(images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_recording_runs_nothing(images: FeatureBank, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("worth", [10**9, 0])
 def test_an_epoch_waits_for_the_gpu_once(worth: int, images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With graphs too, but for what recording them takes before the first epoch."""
+    """With graphs too, but for what recording takes once, at the fourth step."""
     student = build_student(BACKBONE, 0, GPU)
     trained(images, student)  # what is made once
     monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", worth)

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,8 +65,8 @@ class SharedStudents:
         self._students: dict[int, Student] = {}
         self.asked: list[int] = []
         """The seeds asked for since this was last cleared."""
-        self.members: Sequence[int] = ()
-        """Seeds of the fitted method's members: who asks for one of them asks for the others too."""
+        self.members = 0
+        """Of the method that is fitted: who asks for one but the first is taken to ask for the others too."""
         self.seconds = 0.0
         """What training them took since this was last set to 0."""
         self.trained = 0
@@ -84,25 +85,33 @@ class SharedStudents:
     def load(self, seed: int, context: FitContext) -> Student:
         """The student trained with `seed`, trained now if it is not there."""
         self.asked.append(seed)
-        if not self._is_there(seed):
-            together = [seed]
-            # The group's own is trained alone: its seconds are those that every method's are compared with.
-            if seed in self.members and seed != context.seed:
-                others = [member for member in self.members if member not in (seed, context.seed)]
-                together += [member for member in others if not self._is_there(member)]
-            self._train_and_keep(together[: self._at_once], context)
+        if not (self._directory / str(seed)).exists():
+            self._train_and_keep(self._together(seed, context.seed), context)
         if seed not in self._students:
             student = load_student(self._directory / str(seed) / STUDENT, context)
             self._students[seed] = student.requires_grad_(False)
         return self._students[seed]
 
-    def _is_there(self, seed: int) -> bool:
-        return (self._directory / str(seed)).exists()
+    def _together(self, seed: int, own: int) -> list[int]:
+        """`seed` and what is trained beside it. The group's `own` is trained alone: its seconds are everyone's unit."""
+        if seed == own or self._at_once == 1 or seed not in (seeds := member_seeds(own, self.members)[1:]):
+            return [seed]
+        others = (member for member in seeds if member != seed and not (self._directory / str(member)).exists())
+        return [seed, *islice(others, self._at_once - 1)]
 
     def _train_and_keep(self, seeds: Sequence[int], context: FitContext) -> None:
-        with self._reporter.inside(None), Stopwatch(context.device) as watch, count_passes() as passes:
-            students = self._train(seeds)
-        self.seconds += watch.seconds
+        watch = Stopwatch(context.device)
+        try:
+            with self._reporter.inside(None), watch, count_passes() as passes:
+                students = self._train(seeds)
+        except (InputError, RuntimeError):
+            if len(seeds) == 1:
+                raise
+            for seed in seeds:  # the one asked for first: another's loss, or memory for so many, is not its fault
+                self._train_and_keep([seed], context)
+            return
+        finally:
+            self.seconds += watch.seconds
         cost = FitCost(watch.seconds / len(seeds), passes["decoder"] // len(seeds))
         for seed, student in zip(seeds, students, strict=True):
 
@@ -209,8 +218,6 @@ def fit(
         trainings += 1
         return student
 
-    members = getattr(method, "members", None)
-    shared.members = member_seeds(context.seed, members) if isinstance(members, int) else ()
     shared.forget()
     seed_everything(context.seed)
     with (
@@ -219,6 +226,8 @@ def fit(
         autocast(context.device, precision),
         Stopwatch(context.device) as watch,
     ):
+        members = getattr(method, "members", 0)
+        shared.members = members if isinstance(members, int) else 0
         method.fit(train, replace(context, train=counted))
     cost = FitCost(watch.seconds - shared.seconds, passes, tuple(dict.fromkeys(shared.asked)), trainings)
 
@@ -234,6 +243,7 @@ def fit(
 def load_fitted(method: Method, context: FitContext, shared: SharedStudents, directory: Path) -> None:
     """Load what :func:`fit` saved; a method that takes a shared student only now pays for it as well."""
     shared.asked.clear()
+    shared.members = 0
     shared.forget()
     seed_everything(context.seed)
     with UntouchedNetwork("the teacher", context.teacher), steady_cudnn(), guarded_call(type(method).__name__):

@@ -8,13 +8,13 @@ runs as it always does.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from rdbench.rd.student import Pyramid, Student
 
@@ -26,8 +26,7 @@ def can_be_graphed(student: nn.Module) -> bool:
     """Whether a graph of a step does all that the step does; the student is to be in train mode on a GPU."""
     return (
         type(student) is Student
-        and student.training
-        and all(parameter.requires_grad and not parameter._backward_hooks for parameter in student.parameters())
+        and all(parameter.requires_grad and not _hooks_of(parameter) for parameter in student.parameters())
         and all(_is_plain(layer) for layer in student.modules())
     )
 
@@ -57,12 +56,12 @@ class StepGraph:
         self._features = tuple(torch.empty_like(scale) for scale in features)
         self._passes: list[tuple[nn.Module, Any, Any]] = []
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(features[0].device), _quiet(), _capturable(optimizer), _only_hook(self._note_pass):
+        with torch.cuda.device(features[0].device), _capturable(optimizer), _only_hook(self._note_pass):
             stream = torch.cuda.current_stream()
             # The default one cannot be recorded. One that is shared would be a shared workspace of the libraries'.
             own = None if stream == torch.cuda.default_stream() else stream
-            with torch.cuda.graph(self._graph, stream=own):
-                step(self._features)
+            with torch.cuda.stream(stream), torch.cuda.graph(self._graph, stream=own):
+                step(self._features)  # should it fail, torch.cuda.graph would not give the stream back
 
     def takes(self, features: Pyramid) -> bool:
         """Whether they are of the kind that was recorded, which those of an epoch's last batch may not be."""
@@ -85,18 +84,11 @@ class StepGraph:
 
     def _note_pass(self, module: nn.Module, given: Any, output: Any) -> None:
         if module is self._student.bottleneck or module is self._student.decoder:
-            self._passes.append((module, given, output))
+            # Detached, for the recorded step's autograd graph is to go.
+            self._passes.append((module, *tree_map_only(Tensor, Tensor.detach, (given, output))))
 
     def _addresses(self) -> list[int]:
         return [tensor.data_ptr() for tensor in (*self._student.parameters(), *self._student.buffers())]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Gradients are recorded on a stream of their own, which the GPU waits for; torch mentions it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
-        yield
 
 
 @contextmanager
@@ -129,4 +121,10 @@ def _is_plain(layer: nn.Module) -> bool:
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
     known = any(f"{type(layer).__module__}.".startswith(f"{name}.") for name in PLAIN)
     counting = isinstance(layer, nn.BatchNorm2d) and layer.momentum is None  # an average over a count that it reads
-    return known and not any(hooks) and not counting and "forward" not in vars(layer)
+    draws = isinstance(layer, nn.modules.dropout._DropoutNd)
+    own = "forward" in vars(layer)
+    return known and layer.training and not (any(hooks) or counting or draws or own)
+
+
+def _hooks_of(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))

@@ -106,15 +106,20 @@ def train_students(
         lanes = [next_one()]
         with _steady(device):
             torch.manual_seed(lanes[0].seed)
-            if lanes[0].training.worth_a_graph and all(type(student) is Student for student in students):
-                before = _reserved(device)
-                for _ in range(STEPS_BEFORE_A_GRAPH + 1):
-                    lanes[0].advance()
-                room = MEMORY_FOR_MORE * torch.cuda.mem_get_info(device)[0] / max(_reserved(device) - before, 1)
-                while waiting and len(lanes) < min(SIDE_BY_SIDE, 1 + int(room)):
-                    lanes.append(next_one())
-            while lanes:
-                lanes = [lane for lane in lanes if lane.advance()]
+            try:
+                if lanes[0].training.worth_a_graph and all(type(student) is Student for student in students):
+                    before = _reserved_in_use(device)
+                    for _ in range(STEPS_BEFORE_A_GRAPH + 1):
+                        lanes[0].advance()
+                    taken = max(_reserved_in_use(device) - before, 1)
+                    room = int(MEMORY_FOR_MORE * torch.cuda.mem_get_info(device)[0] / taken)
+                    lanes += [next_one() for _ in range(min(len(waiting), room, SIDE_BY_SIDE - 1))]
+                going = lanes
+                while going:
+                    going = [lane for lane in going if lane.advance()]
+            finally:
+                for lane in lanes:
+                    lane.join()
     return [student.eval() for student in students]
 
 
@@ -188,10 +193,8 @@ class _Training:
         assert isinstance(self._student, Student)
         try:
             return StepGraph(self._step, self._student, self._optimizer, features)
-        except RuntimeError as error:  # its own memory, say, was not to be had; nothing of the step was run
-            warnings.warn(
-                f"training goes on step by step, which is slower, without a CUDA graph: {error}", stacklevel=2
-            )
+        except torch.OutOfMemoryError as error:  # a graph has memory of its own; nothing of the step was run
+            warnings.warn(f"training goes on without a CUDA graph, which is slower: {error}", stacklevel=2)
             return None
 
     def _step(self, features: Pyramid) -> None:
@@ -247,23 +250,27 @@ class _Lane:
 
     def advance(self) -> bool:
         """Take a step; whether there was one to take."""
-        if self._stream is None:
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             return next(self._steps, self) is not self
-        with torch.cuda.stream(self._stream):
-            there_was = next(self._steps, self) is not self
-        if not there_was:
+
+    def join(self) -> None:
+        """Let the GPU do what follows only when it is done with this training."""
+        if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return there_was
 
 
 @contextmanager
 def _steady(device: torch.device) -> Iterator[None]:
-    """The same bits each time, and the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), steady_cudnn():
-        yield
+    """The same bits each time, the caller's random state as it was, and a GPU's memory for others again."""
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), steady_cudnn():
+            yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _reserved(device: torch.device) -> int:
-    """Bytes of a GPU's memory that are not given to others."""
+def _reserved_in_use(device: torch.device) -> int:
+    """Bytes of a GPU's memory that torch holds, once it has given back what it keeps for later."""
     torch.cuda.empty_cache()
     return torch.cuda.memory_reserved(device)

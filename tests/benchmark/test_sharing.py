@@ -100,6 +100,26 @@ def test_members_trained_together_are_those_trained_one_by_one(
     assert "networks trained: 10, where cells run one by one train 11" in done.error()
 
 
+def test_members_that_fail_together_are_trained_one_by_one(
+    rdbench: Command, root: Path, tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One's loss, or memory for all at once, is not the others' fault; and what is finished is kept."""
+
+    def full(students, images, settings, seeds, *arguments):  # type: ignore[no-untyped-def]
+        training.train_students(students[:1], images, settings, seeds[:1], *arguments)
+        raise torch.OutOfMemoryError("the GPU is full")
+
+    monkeypatch.setattr("rdbench.benchmark.fitting.train_students", full)
+    monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda device: 3)
+    done = rdbench(*RUN, "--root", root, "--method", "deep_ensemble", "-o", "members=3", "--out", tmp_path)
+    assert done.code == 0
+    assert len(trained) == len(set(trained)) == 3
+    [(result, _)] = cells(tmp_path)
+    images = result.split.train
+    assert result.cost["train_passes"].value == 3 * images
+    assert "networks trained: 3, where cells run one by one train 3" in done.error()
+
+
 def test_a_kept_deterministic_student_is_used_again(
     rdbench: Command, root: Path, tmp_path: Path, trained: list[int]
 ) -> None:
