@@ -100,18 +100,19 @@ class SharedStudents:
         return [seed, *islice(others, self._at_once - 1)]
 
     def _train_and_keep(self, seeds: Sequence[int], context: FitContext) -> None:
-        watch = Stopwatch(context.device)
+        watch, students = Stopwatch(context.device), None
         try:
             with self._reporter.inside(None), watch, count_passes() as passes:
                 students = self._train(seeds)
         except (InputError, RuntimeError):
             if len(seeds) == 1:
                 raise
-            for seed in seeds:  # the one asked for first: another's loss, or memory for so many, is not its fault
-                self._train_and_keep([seed], context)
-            return
         finally:
             self.seconds += watch.seconds
+        if students is None:  # another's loss, or memory for so many: not the fault of the one that is asked for
+            self._at_once = 1
+            self._train_and_keep(seeds[:1], context)
+            return
         cost = FitCost(watch.seconds / len(seeds), passes["decoder"] // len(seeds))
         for seed, student in zip(seeds, students, strict=True):
 

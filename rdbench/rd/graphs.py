@@ -2,8 +2,8 @@
 
 At RD's batch of 16 a GPU is done with a kernel sooner than Python has asked for the next one. A graph is asked for
 once. It repeats what the GPU was told to do and none of the Python around it, so only what is known to hold no Python
-state is put into one: a :class:`Student` itself, of torch's and torchvision's layers alone, without hooks. All else
-runs as it always does.
+state and to draw nothing is put into one: a :class:`Student` itself, of the layers that RD gives it, without hooks. All
+else runs as it always does.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from rdbench.rd.student import Pyramid, Student
+from rdbench.rd.student import Decoder, OneClassBottleneck, Pyramid, Student
 
-PLAIN = ("torch", "torchvision", "rdbench.rd")
-"""Packages whose layers hold no Python state that a step changes."""
+LAYERS = ("Sequential", "Conv2d", "ConvTranspose2d", "BatchNorm2d", "ReLU", "BasicBlock", "Bottleneck")
+"""Of torch and torchvision, what RD's student is made of."""
 
 
 def can_be_graphed(student: nn.Module) -> bool:
@@ -119,11 +119,11 @@ def _only_hook(hook: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
 
 def _is_plain(layer: nn.Module) -> bool:
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    known = any(f"{type(layer).__module__}.".startswith(f"{name}.") for name in PLAIN)
+    kind = type(layer)
+    torchs = kind.__name__ in LAYERS and kind.__module__.startswith(("torch.nn.", "torchvision.models.resnet"))
+    known = torchs or kind in (Student, OneClassBottleneck, Decoder)
     counting = isinstance(layer, nn.BatchNorm2d) and layer.momentum is None  # an average over a count that it reads
-    draws = isinstance(layer, nn.modules.dropout._DropoutNd)
-    own = "forward" in vars(layer)
-    return known and layer.training and not (any(hooks) or counting or draws or own)
+    return known and layer.training and not (any(hooks) or counting or "forward" in vars(layer))
 
 
 def _hooks_of(parameter: nn.Parameter) -> bool:

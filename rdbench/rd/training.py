@@ -96,6 +96,9 @@ def train_students(
     def told(place: int) -> Callable[[int, float], None]:
         return lambda epoch, mean_loss: on_epoch(place, epoch, mean_loss) if on_epoch is not None else None
 
+    more = trained_at_once(device) - 1
+    if not all(can_be_graphed(student.train()) for student in students):
+        more = 0  # those that draw themselves would draw from one random state
     waiting = list(enumerate(zip(students, seeds, strict=True)))
 
     def next_one() -> _Lane:
@@ -107,13 +110,8 @@ def train_students(
         with _steady(device):
             torch.manual_seed(lanes[0].seed)
             try:
-                if lanes[0].training.worth_a_graph and all(type(student) is Student for student in students):
-                    before = _reserved_in_use(device)
-                    for _ in range(STEPS_BEFORE_A_GRAPH + 1):
-                        lanes[0].advance()
-                    taken = max(_reserved_in_use(device) - before, 1)
-                    room = int(MEMORY_FOR_MORE * torch.cuda.mem_get_info(device)[0] / taken)
-                    lanes += [next_one() for _ in range(min(len(waiting), room, SIDE_BY_SIDE - 1))]
+                if more and waiting:
+                    lanes += [next_one() for _ in range(min(len(waiting), more, _room_beside(lanes[0], device)))]
                 going = lanes
                 while going:
                     going = [lane for lane in going if lane.advance()]
@@ -147,29 +145,29 @@ class _Training:
         self._optimizer = torch.optim.Adam(wanted, lr=first, betas=BETAS, fused=device.type in ("cpu", "cuda"))
         self._total = torch.zeros((), device=device)
         """The epoch's losses so far, summed over images."""
+        self.graph: StepGraph | None = None
+        """Of a step, while there is one."""
         self._steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
 
     @property
-    def worth_a_graph(self) -> bool:
-        """Whether its steps are to be recorded; a loss of a method's own may do what a graph does not repeat."""
+    def _worth_a_graph(self) -> bool:
+        """A loss of a method's own may do what a graph does not repeat."""
         return (
             self._device.type == "cuda"
             and len(self._images) >= self._settings.batch_size
             and self._steps >= STEPS_WORTH_A_GRAPH
             and self._loss is distillation_loss
-            and can_be_graphed(self._student)
         )
 
     def run(self) -> Iterator[None]:
         """Train; stop after each step, which a GPU need not have done by then."""
         shuffle = torch.Generator().manual_seed(self._seed)
-        graph: StepGraph | None = None
-        to_be_graphed = self.worth_a_graph
+        to_be_graphed = self._worth_a_graph
         step = 0
         for epoch in range(1, self._settings.epochs + 1):
             self._total.zero_()
-            if graph is not None and not graph.still_holds():
-                graph = None
+            if self.graph is not None and not self.graph.still_holds():
+                self.graph = None
             with self._faster_convolutions():
                 for indices in torch.split(
                     torch.randperm(len(self._images), generator=shuffle), self._settings.batch_size
@@ -179,18 +177,21 @@ class _Training:
                     features = tuple(self._images.batch(indices).features)  # not what a batch keeps for maps
                     self._check_size(features)
                     if to_be_graphed and step >= STEPS_BEFORE_A_GRAPH and len(indices) == self._settings.batch_size:
-                        graph, to_be_graphed = self._recorded(features), False
-                    if graph is not None and graph.takes(features):
-                        graph.replay(features)
+                        self.graph, to_be_graphed = self._recorded(features), False
+                    if self.graph is not None and self.graph.takes(features):
+                        self.graph.replay(features)
                     else:
                         self._step(features)
                     step += 1
                     yield
             self._end_epoch(epoch)
         self._optimizer.zero_grad()
+        self._optimizer.state.clear()  # with the graph most of a training's memory
+        self.graph = None
 
     def _recorded(self, features: Pyramid) -> StepGraph | None:
-        assert isinstance(self._student, Student)
+        if not (isinstance(self._student, Student) and can_be_graphed(self._student)):
+            return None
         try:
             return StepGraph(self._step, self._student, self._optimizer, features)
         except torch.OutOfMemoryError as error:  # a graph has memory of its own; nothing of the step was run
@@ -257,6 +258,18 @@ class _Lane:
         """Let the GPU do what follows only when it is done with this training."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def _room_beside(lane: _Lane, device: torch.device) -> int:
+    """Trainings like this one that a GPU has memory for; it takes its first steps to show how much that is."""
+    before = _reserved_in_use(device)
+    for _ in range(STEPS_BEFORE_A_GRAPH + 2):  # one more, as a short batch cannot be the recorded one
+        if lane.training.graph is None:
+            lane.advance()
+    if lane.training.graph is None:
+        return 0
+    taken = max(_reserved_in_use(device) - before, 1)
+    return int(MEMORY_FOR_MORE * torch.cuda.mem_get_info(device)[0] / taken)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from rdbench.benchmark import group
 from rdbench.benchmark.results import CellResult, Predictions
 from rdbench.benchmark.store import PREDICTIONS, open_store
+from rdbench.errors import InputError
 from rdbench.rd import training
 from rdbench.rd.teacher import load_teacher
 from rdbench.registry import find_methods
@@ -100,14 +101,20 @@ def test_members_trained_together_are_those_trained_one_by_one(
     assert "networks trained: 10, where cells run one by one train 11" in done.error()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("the GPU is full"), InputError("training: the loss is nan")])
 def test_members_that_fail_together_are_trained_one_by_one(
-    rdbench: Command, root: Path, tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    rdbench: Command,
+    root: Path,
+    tmp_path: Path,
+    trained: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One's loss, or memory for all at once, is not the others' fault; and what is finished is kept."""
+    """One's loss, or memory for all at once, is not the others' fault."""
 
     def full(students, images, settings, seeds, *arguments):  # type: ignore[no-untyped-def]
         training.train_students(students[:1], images, settings, seeds[:1], *arguments)
-        raise torch.OutOfMemoryError("the GPU is full")
+        raise error
 
     monkeypatch.setattr("rdbench.benchmark.fitting.train_students", full)
     monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda device: 3)

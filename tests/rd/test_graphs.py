@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rdbench.benchmark.cost import count_passes
 from rdbench.rd import training
-from rdbench.rd.graphs import can_be_graphed
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.training import TrainingSettings, train_student, train_students
 from tests.rd.test_training import BACKBONE, CPU, DrawnFeatures, same
@@ -80,13 +79,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
         recorders.append(Recorder())
         return recorders[-1]
 
+    monkeypatch.setattr(training, "products_where_faster", lambda _: nullcontext())  # which no GPU's student has
     monkeypatch.setattr(torch.cuda, "CUDAGraph", new)
     monkeypatch.setattr(torch.cuda, "graph", lambda recorder, stream: recorder.recording(stream))
     for context in ("device", "stream"):
         monkeypatch.setattr(torch.cuda, context, lambda _: nullcontext())
     for stream in ("current_stream", "default_stream"):
         monkeypatch.setattr(torch.cuda, stream, lambda: "the default one")
-    monkeypatch.setattr(training._Training, "worth_a_graph", property(lambda self: can_be_graphed(self._student)))
+    monkeypatch.setattr(training._Training, "_worth_a_graph", True)
     return recorders
 
 
@@ -98,7 +98,7 @@ def trained(epochs: int = 3, precision: str = "fp32", **options: Any) -> Student
 
 def unrecorded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Student:
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "worth_a_graph", False)
+        patch.setattr(training._Training, "_worth_a_graph", False)
         return trained(**options)
 
 
@@ -157,18 +157,35 @@ def test_a_student_that_is_changed_after_an_epoch_is_trained_on_as_it_is(
         return student
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "worth_a_graph", False)
+        patch.setattr(training._Training, "_worth_a_graph", False)
         wanted = train()
     assert same(train(), wanted)
     assert recorded[0].replays == 2
 
 
+def test_a_student_that_gets_dropout_before_its_steps_are_recorded_is_trained_as_ever(
+    recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train() -> Student:
+        student = build_student(BACKBONE, 0)
+        extend = lambda *_: student.decoder.fine.append(nn.Dropout2d(0.5))  # noqa: E731
+        train_student(student, DrawnFeatures(), TrainingSettings(3, 4), 0, CPU, extend)
+        return student
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "_worth_a_graph", False)
+        wanted = train()
+    assert same(train(), wanted)
+    assert not recorded
+
+
 def test_students_beside_each_other_have_steps_of_their_own(
     recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reserved = iter([0, 60, 60, 120])
+    reserved = iter([0, 60])
     monkeypatch.setattr(training, "_reserved_in_use", lambda _: next(reserved))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 200))
+    monkeypatch.setattr(training, "trained_at_once", lambda _: 5)
     seeds = [3, 4, 5]
     students = [build_student(BACKBONE, seed) for seed in seeds]
     order: list[tuple[int, int]] = []
@@ -179,7 +196,7 @@ def test_students_beside_each_other_have_steps_of_their_own(
     assert [recorder.replays for recorder in recorded] == [4, 4, 4]
     # The first is four steps ahead, which show what memory one takes; the third had no room.
     assert order == [(0, 1), (0, 2), (1, 1), (0, 3), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
-    monkeypatch.setattr(training._Training, "worth_a_graph", False)
+    monkeypatch.setattr(training._Training, "_worth_a_graph", False)
     for student, seed in zip(students, seeds, strict=True):
         alone = build_student(BACKBONE, seed)
         train_student(alone, DrawnFeatures(), settings, seed, CPU)
