@@ -101,9 +101,9 @@ def test_members_trained_together_are_those_trained_one_by_one(
     assert "networks trained: 10, where cells run one by one train 11" in done.error()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("the GPU is full"), InputError("training: the loss is nan")])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, InputError])
 def test_members_that_fail_together_are_trained_one_by_one(
-    error: Exception,
+    error: type[Exception],
     rdbench: Command,
     root: Path,
     tmp_path: Path,
@@ -114,7 +114,7 @@ def test_members_that_fail_together_are_trained_one_by_one(
 
     def full(students, images, settings, seeds, *arguments):  # type: ignore[no-untyped-def]
         training.train_students(students[:1], images, settings, seeds[:1], *arguments)
-        raise error
+        raise error("one of them failed")
 
     monkeypatch.setattr("rdbench.benchmark.fitting.train_students", full)
     monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda device: 3)
