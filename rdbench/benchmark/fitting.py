@@ -110,7 +110,7 @@ class SharedStudents:
         finally:
             self.seconds += watch.seconds
         if students is None:  # another's loss, or memory for so many: not the fault of the one that is asked for
-            self._at_once = 1
+            self._at_once = 1  # from here on
             self._train_and_keep(seeds[:1], context)
             return
         cost = FitCost(watch.seconds / len(seeds), passes["decoder"] // len(seeds))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ LAYERS = ("Sequential", "Conv2d", "ConvTranspose2d", "BatchNorm2d", "ReLU", "Bas
 """Of torch and torchvision, what RD's student is made of."""
 
 
-def can_be_graphed(student: nn.Module) -> bool:
+def can_be_graphed(student: nn.Module) -> TypeGuard[Student]:
     """Whether a graph of a step does all that the step does; the student is to be in train mode on a GPU."""
     return (
         type(student) is Student

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,10 @@ from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.convolutions import products_where_faster
 from rdbench.rd.graphs import StepGraph, can_be_graphed
 from rdbench.rd.precision import autocast, steady_cudnn
-from rdbench.rd.student import Pyramid, Student
+from rdbench.rd.student import Pyramid
+
+if TYPE_CHECKING:
+    from rdbench.protocol import Loss
 
 LEARNING_RATE = 0.005
 BETAS = (0.5, 0.999)
@@ -48,7 +51,7 @@ def train_student(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, float], None] | None = None,
-    loss: Callable[[tuple[Tensor, ...], Any], Tensor] = distillation_loss,
+    loss: Loss = distillation_loss,
     rate: Callable[[float], float] | None = None,
 ) -> nn.Module:
     """Train `student` in place on normal `images`; return it in eval mode, as the last epoch left it.
@@ -103,12 +106,12 @@ def train_students(
 
     def next_one() -> _Lane:
         place, (student, seed) = waiting.pop(0)
-        return _Lane(_Training(student, images, settings, seed, device, told(place)), device, seed)
+        return _Lane(_Training(student, images, settings, seed, device, told(place)), device)
 
     while waiting:
         lanes = [next_one()]
         with _steady(device):
-            torch.manual_seed(lanes[0].seed)
+            torch.manual_seed(lanes[0].training.seed)
             try:
                 if more and waiting:
                     lanes += [next_one() for _ in range(min(len(waiting), more, _room_beside(lanes[0], device)))]
@@ -131,12 +134,12 @@ class _Training:
         settings: TrainingSettings,
         seed: int,
         device: torch.device,
-        on_epoch: Callable[[int, float], None] | None = None,
-        loss: Callable[[tuple[Tensor, ...], Any], Tensor] = distillation_loss,
+        on_epoch: Callable[[int, float], None] | None,
+        loss: Loss = distillation_loss,
         rate: Callable[[float], float] | None = None,
     ) -> None:
         student.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self._student, self._images, self._settings, self._seed, self._device = student, images, settings, seed, device
+        self._student, self._images, self._settings, self.seed, self._device = student, images, settings, seed, device
         self._on_epoch, self._loss, self._rate = on_epoch, loss, rate
         wanted = [parameter for parameter in student.parameters() if parameter.requires_grad]
         first: float | Tensor = LEARNING_RATE
@@ -161,7 +164,7 @@ class _Training:
 
     def run(self) -> Iterator[None]:
         """Train; stop after each step, which a GPU need not have done by then."""
-        shuffle = torch.Generator().manual_seed(self._seed)
+        shuffle = torch.Generator().manual_seed(self.seed)
         to_be_graphed = self._worth_a_graph
         step = 0
         for epoch in range(1, self._settings.epochs + 1):
@@ -190,7 +193,7 @@ class _Training:
         self.graph = None
 
     def _recorded(self, features: Pyramid) -> StepGraph | None:
-        if not (isinstance(self._student, Student) and can_be_graphed(self._student)):
+        if not can_be_graphed(self._student):
             return None
         try:
             return StepGraph(self._step, self._student, self._optimizer, features)
@@ -211,7 +214,7 @@ class _Training:
         if not math.isfinite(mean_loss):
             raise InputError(
                 f"training: the loss is {mean_loss} after epoch {epoch} of {self._settings.epochs} "
-                f"(seed {self._seed}); try --precision fp32, another --seed, or look for broken images or teacher "
+                f"(seed {self.seed}); try --precision fp32, another --seed, or look for broken images or teacher "
                 "weights"
             )
         if self._on_epoch is not None:
@@ -240,8 +243,8 @@ class _Training:
 class _Lane:
     """A training among others, on a GPU on a stream of its own."""
 
-    def __init__(self, training: _Training, device: torch.device, seed: int) -> None:
-        self.training, self.seed = training, seed
+    def __init__(self, training: _Training, device: torch.device) -> None:
+        self.training = training
         self._steps = training.run()
         self._device = device
         self._stream: torch.cuda.Stream | None = None

@@ -6,7 +6,7 @@ graph does; what is the GPU's own is in tests/test_gpu.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -90,9 +90,19 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     return recorders
 
 
-def trained(epochs: int = 3, precision: str = "fp32", **options: Any) -> Student:
+def trained(
+    precision: str = "fp32",
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    change: Callable[[Student, int], object] = lambda student, epoch: None,
+) -> Student:
+    """For three epochs, after each of which `change` gets the student and the epoch."""
     student = build_student(BACKBONE, 0)
-    train_student(student, DrawnFeatures(), TrainingSettings(epochs, 4, precision), 0, CPU, **options)
+
+    def after(epoch: int, loss: float) -> None:
+        on_epoch(epoch, loss)
+        change(student, epoch)
+
+    train_student(student, DrawnFeatures(), TrainingSettings(3, 4, precision), 0, CPU, after)
     return student
 
 
@@ -145,37 +155,24 @@ def test_a_student_that_is_changed_after_an_epoch_is_trained_on_as_it_is(
 ) -> None:
     """Its tensors are others after the second epoch: the recorded steps would go on with those of before."""
 
-    def train() -> Student:
-        student = build_student(BACKBONE, 0)
+    def change(student: Student, epoch: int) -> None:
+        if epoch == 2:
+            for buffer in student.decoder.fine.buffers():
+                buffer.data = buffer.clone() + 1
 
-        def change(epoch: int, _: float) -> None:
-            if epoch == 2:
-                for buffer in student.decoder.fine.buffers():
-                    buffer.data = buffer.clone() + 1
-
-        train_student(student, DrawnFeatures(), TrainingSettings(3, 4), 0, CPU, change)
-        return student
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "_worth_a_graph", False)
-        wanted = train()
-    assert same(train(), wanted)
+    wanted = unrecorded(monkeypatch, change=change)
+    assert same(trained(change=change), wanted)
     assert recorded[0].replays == 2
 
 
 def test_a_student_that_gets_dropout_before_its_steps_are_recorded_is_trained_as_ever(
     recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train() -> Student:
-        student = build_student(BACKBONE, 0)
-        extend = lambda *_: student.decoder.fine.append(nn.Dropout2d(0.5))  # noqa: E731
-        train_student(student, DrawnFeatures(), TrainingSettings(3, 4), 0, CPU, extend)
-        return student
+    def change(student: Student, _: int) -> None:
+        student.decoder.fine.append(nn.Dropout2d(0.5))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "_worth_a_graph", False)
-        wanted = train()
-    assert same(train(), wanted)
+    wanted = unrecorded(monkeypatch, change=change)
+    assert same(trained(change=change), wanted)
     assert not recorded
 
 
