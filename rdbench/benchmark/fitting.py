@@ -104,9 +104,10 @@ class SharedStudents:
         try:
             with self._reporter.inside(None), watch, count_passes() as passes:
                 students = self._train(seeds)
-        except (InputError, RuntimeError):
+        except (InputError, RuntimeError) as error:
             if len(seeds) == 1:
                 raise
+            self._reporter.line(f"  {len(seeds)} networks together failed, so they are trained one by one: {error}")
         finally:
             self.seconds += watch.seconds
         if students is None:  # another's loss, or memory for so many: not the fault of the one that is asked for

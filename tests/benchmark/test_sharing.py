@@ -125,6 +125,7 @@ def test_members_that_fail_together_are_trained_one_by_one(
     images = result.split.train
     assert result.cost["train_passes"].value == 3 * images
     assert "networks trained: 3, where cells run one by one train 3" in done.error()
+    assert "2 networks together failed, so they are trained one by one: one of them failed" in done.error()
 
 
 def test_a_kept_deterministic_student_is_used_again(
