@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ register_pytree_node(TeacherPyramid, lambda pyramid: (list(pyramid), None), lamb
 
 SIGMA = 4.0
 """Standard deviation of the Gaussian that smooths a map, in pixels."""
+AT_ONCE = 1 << 19
+"""Elements of a scale that a CPU compares at once: what is computed on the way to their cosines stays in its cache."""
 
 
 def distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
@@ -41,7 +44,7 @@ def scale_maps(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Ten
     lengths: Sequence[Tensor | None] = (None,) * len(teacher)
     if isinstance(teacher, TeacherPyramid) and torch.is_inference_mode_enabled():  # else gradients could need them
         scales, lengths = teacher.in_float32, teacher.lengths
-    cosines = [_cosine(t, s, (1,), length) for t, s, length in zip(scales, student, lengths, strict=True)]
+    cosines = [_cosine_by_images(t, s, length) for t, s, length in zip(scales, student, lengths, strict=True)]
     return [(1 - cosine).clamp_min(0) for cosine in cosines]  # a cosine may come out a rounding error above 1
 
 
@@ -67,6 +70,20 @@ def enlarge_and_smooth(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def anomaly_score(maps: Tensor) -> Tensor:
     """The maximum of each map: (B, H, W) -> (B,)."""
     return maps.flatten(1).amax(dim=1)
+
+
+def _cosine_by_images(teacher: Tensor, student: Tensor, length: Tensor | None) -> Tensor:
+    """Cosine at every position, on a CPU of a few images at a time, and with their channels last as the teacher's."""
+    trained = student.requires_grad or teacher.requires_grad
+    if student.device.type != "cpu" or trained or student.shape != teacher.shape:
+        return _cosine(teacher, student, (1,), length)
+    images = max(1, AT_ONCE // student.shape[1:].numel())
+    lengths = torch.split(length, images) if length is not None else repeat(None)
+    cosines = []
+    for t, s, known in zip(torch.split(teacher, images), torch.split(student, images), lengths, strict=False):
+        last = s.movedim(1, -1).contiguous().movedim(-1, 1)  # inside vmap torch does not know channels_last
+        cosines.append(_cosine(t, last, (1,), known))
+    return torch.cat(cosines)
 
 
 def _cosine(teacher: Tensor, student: Tensor, dims: tuple[int, ...], length: Tensor | None = None) -> Tensor:

@@ -36,9 +36,8 @@ class RunningMoments:
         deviation = value - self.mean
         if valid is not None:
             deviation.mul_(valid)
-        step = deviation / self.count.clamp_min(1)  # in place from here on: the time goes into memory, not arithmetic
-        self.mean.add_(step)
-        self._squares.add_(deviation.mul_(torch.sub(value, self.mean, out=step)))
+        self.mean.addcdiv_(deviation, self.count.clamp_min(1))  # in place: the time goes into memory, not arithmetic
+        self._squares.add_(deviation.mul_(value - self.mean))
 
     def std(self) -> Tensor:
         """Sample standard deviation (n - 1 in the denominator); 0 where fewer than two values were taken in."""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from rdbench.protocol import Batch
-from rdbench.rd.anomaly import anomaly_map, anomaly_score, distillation_loss, enlarge_and_smooth, scale_maps
+from rdbench.rd.anomaly import AT_ONCE, anomaly_map, anomaly_score, distillation_loss, enlarge_and_smooth, scale_maps
 
 
 def one_scale(*positions):
@@ -50,6 +50,24 @@ def test_cosines_are_torchs_also_of_zero_vectors():
         1 - F.cosine_similarity(t.flatten(1), s.flatten(1)).mean() for t, s in zip(teacher, student, strict=True)
     )
     torch.testing.assert_close(distillation_loss(teacher, student), expected, atol=1e-6, rtol=0)
+
+
+def test_a_large_batch_gives_every_image_its_own_map_to_the_bit():
+    images = 9
+    teacher, student = random_pyramid(7, images, 512, 512), random_pyramid(8, images, 512, 512)
+    assert teacher[0].numel() > AT_ONCE > teacher[0][0].numel() > AT_ONCE / images
+    together = scale_maps(teacher, student)
+    alone = [scale_maps([t[i, None] for t in teacher], [s[i, None] for s in student]) for i in range(images)]
+    assert all(torch.equal(maps, torch.cat(own)) for maps, own in zip(together, zip(*alone, strict=True), strict=True))
+    with torch.no_grad():
+        last = [s.contiguous(memory_format=torch.channels_last) for s in student]
+        torch.testing.assert_close(scale_maps(teacher, last), together, atol=1e-6, rtol=0)
+
+
+def test_a_student_of_another_number_of_images_is_no_silent_mistake():
+    teacher, student = random_pyramid(7, batch=3), random_pyramid(8, batch=2)
+    with pytest.raises(RuntimeError, match="size"):
+        scale_maps(teacher, student)
 
 
 def test_the_loss_of_a_student_that_is_all_zero_has_finite_gradients():
