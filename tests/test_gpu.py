@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rdbench.benchmark import images as banks
 from rdbench.benchmark.cost import count_passes
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.store import Store
+from rdbench.errors import InputError
 from rdbench.rd import training
 from rdbench.rd.anomaly import anomaly_map, anomaly_score
 from rdbench.rd.backbones import get_backbone
@@ -135,17 +137,17 @@ def test_a_graph_follows_the_learning_rate(images: FeatureBank, monkeypatch: pyt
     assert not same(falling, trained(images, build_student(BACKBONE, 1, GPU)))
 
 
-@pytest.mark.parametrize("room", [0.8, 0.0])
+@pytest.mark.parametrize(("room", "precision"), [(0.8, "bf16"), (0.8, "fp32"), (0.0, "bf16")])
 def test_students_trained_beside_each_other_are_those_trained_alone(
-    room: float, images: FeatureBank, monkeypatch: pytest.MonkeyPatch
+    room: float, precision: str, images: FeatureBank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
     monkeypatch.setattr(training, "SIDE_BY_SIDE", 3)
     monkeypatch.setattr(training, "MEMORY_FOR_MORE", room)
     seeds, told = range(4), []
-    alone = [trained(images, build_student(BACKBONE, seed, GPU), "bf16", 5, seed) for seed in seeds]
+    alone = [trained(images, build_student(BACKBONE, seed, GPU), precision, 5, seed) for seed in seeds]
     students = [build_student(BACKBONE, seed, GPU) for seed in seeds]
-    settings = TrainingSettings(5, 4, "bf16")
+    settings = TrainingSettings(5, 4, precision)
     with count_passes() as passes:
         train_students(students, images, settings, seeds, GPU, lambda place, epoch, _: told.append((place, epoch)))
     assert all(same(weights(student), own) for student, own in zip(students, alone, strict=True))
@@ -153,6 +155,39 @@ def test_students_trained_beside_each_other_are_those_trained_alone(
     assert sorted(told) == [(place, epoch) for place in seeds for epoch in range(1, 6)]
     beside = told.index((1, 1)) < told.index((0, 5))
     assert beside == (room > 0), "with no room for more they are trained one by one"
+
+
+def test_a_student_that_fails_beside_others_leaves_nothing_behind(
+    images: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
+    wanted, held = trained(images, build_student(BACKBONE, 0, GPU)), []
+    for _ in range(3):
+        students = [build_student(BACKBONE, seed, GPU) for seed in range(3)]
+        with torch.no_grad():
+            next(students[1].parameters()).fill_(float("nan"))
+        with pytest.raises(InputError, match="the loss is nan"):
+            train_students(students, images, TrainingSettings(3, 4), range(3), GPU)
+        del students
+        held.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
+    assert held[-1] <= held[0]
+    assert same(trained(images, build_student(BACKBONE, 0, GPU)), wanted)
+
+
+def test_features_that_do_not_lie_on_the_gpu_train_the_same_student(
+    images: FeatureBank, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In memory, and in files that are mapped into it."""
+    monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
+    wanted = trained(images, build_student(BACKBONE, 0, GPU))
+    drawn = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)  # as in `images`
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+        in_memory = FeatureBank(drawn, teacher, GPU, "fp32", 4, tmp_path)
+        patch.setattr(banks, "FEATURE_BYTES_IN_MEMORY", 0)
+        in_files = FeatureBank(drawn, teacher, GPU, "fp32", 4, tmp_path)
+    assert same(trained(in_memory, build_student(BACKBONE, 0, GPU)), wanted)
+    assert same(trained(in_files, build_student(BACKBONE, 0, GPU)), wanted)
 
 
 def test_a_student_that_is_no_longer_what_was_recorded_is_not_replayed(images: FeatureBank) -> None:
@@ -254,13 +289,22 @@ def test_one_network_scores_alike_on_both(teacher: Teacher, precision: str, tole
 def test_every_method_runs_and_a_second_run_says_the_same(
     rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where steps are recorded and members train beside each other, for which batches of 8 of 60 images do."""
     monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
+    rooms: list[int] = []
+
+    def noted(*given: Any, own: Any = training._room_beside) -> int:
+        rooms.append(own(*given))
+        return rooms[-1]
+
+    monkeypatch.setattr(training, "_room_beside", noted)
     for out in (tmp_path / "one", tmp_path / "two"):
         done = rdbench(
             "run", "--method", ",".join(find_methods()), "--dataset", "toy", "--category", "twill", *QUICK,
-            "--device", "cuda", "--no-gallery", "--shift", "noise:3", "--out", out,
+            "--device", "cuda", "--no-gallery", "--shift", "noise:3", "--batch-size", "8", "--out", out,
         )  # fmt: skip
         assert done.code == 0, done.error()
+    assert max(rooms) > 0
     first, second = predictions_of(tmp_path / "one"), predictions_of(tmp_path / "two")
     assert len(first) == len(find_methods())
     differ = [str(cell) for cell, said in first.items() if second[cell] != said]

@@ -90,11 +90,6 @@ def count_flop(predict: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory ran out, for which cuDNN and cuBLAS have words of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-
-
 def seconds_per_call(predict: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Median over `repeats` calls, after one that does not count."""
     predict()

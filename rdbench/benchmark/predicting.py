@@ -16,14 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdbench.benchmark.cost import (
-    Stopwatch,
-    count_flop,
-    count_passes,
-    is_out_of_memory,
-    memory_held,
-    seconds_per_call,
-)
+from rdbench.benchmark.cost import Stopwatch, count_flop, count_passes, memory_held, seconds_per_call
 from rdbench.benchmark.fitting import seed_everything
 from rdbench.benchmark.guard import Untouched, UntouchedNetwork, guarded_call
 from rdbench.benchmark.images import FeatureBank, map_at_size, normalise, to_numpy, to_unit
@@ -37,6 +30,7 @@ from rdbench.datasets.decode import DecodedImages
 from rdbench.errors import InputError
 from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Batch, Prediction
+from rdbench.rd.memory import is_out_of_memory
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
 from rdbench.registry import BrokenMethod

@@ -17,6 +17,7 @@ from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.convolutions import products_where_faster
 from rdbench.rd.graphs import StepGraph, can_be_graphed
+from rdbench.rd.memory import free_memory, is_out_of_memory, memory_in_use
 from rdbench.rd.precision import autocast, steady_cudnn
 from rdbench.rd.student import Pyramid
 
@@ -162,6 +163,12 @@ class _Training:
             and self._loss is distillation_loss
         )
 
+    def memory_beside_graph(self, taken: int) -> float:
+        """Bytes for a smaller last batch: gradients, and its share of those `taken`, which the graph does not lend."""
+        last = len(self._images) % self._settings.batch_size
+        gradients = sum(weight.nbytes for weight in self._student.parameters())
+        return gradients + last / self._settings.batch_size * taken if last else 0
+
     def run(self) -> Iterator[None]:
         """Train; stop after each step, which a GPU need not have done by then."""
         shuffle = torch.Generator().manual_seed(self.seed)
@@ -195,11 +202,20 @@ class _Training:
     def _recorded(self, features: Pyramid) -> StepGraph | None:
         if not can_be_graphed(self._student):
             return None
+        before = memory_in_use(self._device)
         try:
-            return StepGraph(self._step, self._student, self._optimizer, features)
-        except torch.OutOfMemoryError as error:  # a graph has memory of its own; nothing of the step was run
-            warnings.warn(f"training goes on without a CUDA graph, which is slower: {error}", stacklevel=2)
-            return None
+            graph = StepGraph(self._step, self._student, self._optimizer, features)
+        except RuntimeError as error:  # a graph has memory of its own; nothing of the step was run
+            if not (is_out_of_memory(error) or isinstance(error.__context__, torch.OutOfMemoryError)):
+                raise
+            why = str(error)
+        else:
+            taken = memory_in_use(self._device) - before
+            if self.memory_beside_graph(taken) <= free_memory(self._device):
+                return graph
+            why = "it leaves too little memory for the smaller last batch of an epoch"
+        warnings.warn(f"training goes on without a CUDA graph, which is slower: {why}", stacklevel=2)
+        return None
 
     def _step(self, features: Pyramid) -> None:
         with autocast(self._device, self._settings.precision):
@@ -265,14 +281,15 @@ class _Lane:
 
 def _room_beside(lane: _Lane, device: torch.device) -> int:
     """Trainings like this one that a GPU has memory for; it takes its first steps to show how much that is."""
-    before = _reserved_in_use(device)
+    before = memory_in_use(device)
     for _ in range(STEPS_BEFORE_A_GRAPH + 2):  # one more, as a short batch cannot be the recorded one
         if lane.training.graph is None:
             lane.advance()
     if lane.training.graph is None:
         return 0
-    taken = max(_reserved_in_use(device) - before, 1)
-    return int(MEMORY_FOR_MORE * torch.cuda.mem_get_info(device)[0] / taken)
+    taken = max(memory_in_use(device) - before, 1)
+    last = lane.training.memory_beside_graph(taken)
+    return max(0, int((MEMORY_FOR_MORE * free_memory(device) - last) / (taken + last)))
 
 
 @contextmanager
@@ -284,9 +301,3 @@ def _steady(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _reserved_in_use(device: torch.device) -> int:
-    """Bytes of a GPU's memory that torch holds, once it has given back what it keeps for later."""
-    torch.cuda.empty_cache()
-    return torch.cuda.memory_reserved(device)

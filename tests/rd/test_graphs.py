@@ -22,6 +22,9 @@ from rdbench.rd.student import Student, build_student
 from rdbench.rd.training import TrainingSettings, train_student, train_students
 from tests.rd.test_training import BACKBONE, CPU, DrawnFeatures, same
 
+TAKEN = 10**9
+"""Bytes of memory of each recorded step here."""
+
 
 class Recorder(TorchDispatchMode):
     """Torch's operations as they come; `replay` runs them again, each into the tensors that it gave then."""
@@ -32,7 +35,7 @@ class Recorder(TorchDispatchMode):
         self.made: set[int] = set()
         self.were: list[tuple[Tensor, Tensor]] = []
         self.replays = 0
-        self.fails = False
+        self.fails: BaseException | None = None
 
     def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
         for argument, value in zip(function._schema.arguments, given, strict=False):
@@ -63,7 +66,7 @@ class Recorder(TorchDispatchMode):
             with self:
                 yield
             if self.fails:
-                raise torch.OutOfMemoryError("the GPU is full")
+                raise self.fails
         finally:
             with torch.no_grad():  # recording a CUDA graph runs nothing
                 for tensor, was in reversed(self.were):
@@ -87,6 +90,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     for stream in ("current_stream", "default_stream"):
         monkeypatch.setattr(torch.cuda, stream, lambda: "the default one")
     monkeypatch.setattr(training._Training, "_worth_a_graph", True)
+    monkeypatch.setattr(training, "memory_in_use", lambda _: TAKEN * len(recorders))
+    monkeypatch.setattr(training, "free_memory", lambda _: 10 * TAKEN)
     return recorders
 
 
@@ -135,19 +140,61 @@ def test_losses_and_passes_are_told_as_ever(recorded: list[Recorder], monkeypatc
     assert passes == {"bottleneck": 30, "decoder": 30}
 
 
-def test_what_cannot_be_recorded_is_trained_as_ever(monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]) -> None:
-    wanted = unrecorded(monkeypatch)
+def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]) -> None:
+    """Recording runs to its end and raises `error`."""
 
-    def full() -> Recorder:
+    def failing() -> Recorder:
         recorded.append(Recorder())
-        recorded[-1].fails = True
+        recorded[-1].fails = error
         return recorded[-1]
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", full)
-    with count_passes() as passes, pytest.warns(UserWarning, match="without a CUDA graph, .* the GPU is full"):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", failing)
+
+
+def while_out_of_memory(error: Exception) -> Exception:
+    error.__context__ = torch.OutOfMemoryError("the GPU is full")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("the GPU is full"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+        while_out_of_memory(RuntimeError("what ending a failed recording says")),
+    ],
+    ids=["torch", "CUDA", "cuDNN", "while out of memory"],
+)
+def test_what_there_is_no_memory_to_record_is_trained_as_ever(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+) -> None:
+    wanted = unrecorded(monkeypatch)
+    fail_with(error, monkeypatch, recorded)
+    with count_passes() as passes, pytest.warns(UserWarning, match=f"without a CUDA graph, .* {error}"):
         assert same(trained(), wanted)
     assert len(recorded) == 1
     assert passes == {"bottleneck": 30, "decoder": 30}
+
+
+def test_another_failure_of_recording_is_not_hidden(monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]) -> None:
+    fail_with(RuntimeError("operation not permitted when stream is capturing"), monkeypatch, recorded)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        trained()
+
+
+@pytest.mark.parametrize("more", [0, -1])
+def test_a_graph_leaves_memory_for_a_smaller_last_batch(
+    more: int, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+) -> None:
+    """Of two images, where the graph's is of four: half of what the graph took, and the gradients."""
+    wanted = unrecorded(monkeypatch)
+    gradients = sum(4 * weight.numel() for weight in wanted.parameters())
+    monkeypatch.setattr(training, "free_memory", lambda _: TAKEN // 2 + gradients + more)
+    expected = nullcontext() if more == 0 else pytest.warns(UserWarning, match="too little memory for the smaller last")
+    with expected:
+        assert same(trained(), wanted)
+    assert recorded[0].replays == (4 if more == 0 else 0)
 
 
 def test_a_student_that_is_changed_after_an_epoch_is_trained_on_as_it_is(
@@ -179,9 +226,8 @@ def test_a_student_that_gets_dropout_before_its_steps_are_recorded_is_trained_as
 def test_students_beside_each_other_have_steps_of_their_own(
     recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reserved = iter([0, 60])
-    monkeypatch.setattr(training, "_reserved_in_use", lambda _: next(reserved))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 200))
+    # Of which 0.8 are to be used; each takes 1, and 0.5 and a little for its smaller batches, as does the first.
+    monkeypatch.setattr(training, "free_memory", lambda _: 3.5 * TAKEN)
     monkeypatch.setattr(training, "trained_at_once", lambda _: 5)
     seeds = [3, 4, 5]
     students = [build_student(BACKBONE, seed) for seed in seeds]
