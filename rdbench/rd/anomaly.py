@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -77,10 +76,11 @@ def _cosine_by_images(teacher: Tensor, student: Tensor, length: Tensor | None) -
     trained = student.requires_grad or teacher.requires_grad
     if student.device.type != "cpu" or trained or student.shape != teacher.shape:
         return _cosine(teacher, student, (1,), length)
-    images = max(1, AT_ONCE // student.shape[1:].numel())
-    lengths = torch.split(length, images) if length is not None else repeat(None)
+    images = max(1, AT_ONCE // max(1, student.shape[1:].numel()))
+    pieces = torch.split(teacher, images), torch.split(student, images)
+    lengths = [None] * len(pieces[0]) if length is None else torch.split(length, images)
     cosines = []
-    for t, s, known in zip(torch.split(teacher, images), torch.split(student, images), lengths, strict=False):
+    for t, s, known in zip(*pieces, lengths, strict=True):
         last = s.movedim(1, -1).contiguous().movedim(-1, 1)  # inside vmap torch does not know channels_last
         cosines.append(_cosine(t, last, (1,), known))
     return torch.cat(cosines)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-WORDS = ("out of memory", "ALLOC_FAILED")
-"""Of CUDA, and of cuDNN and cuBLAS."""
+WORDS = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""Of CUDA, cuBLAS and cuDNN 8, and cuDNN 9."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -19,6 +19,6 @@ def memory_in_use(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether a GPU's memory ran out, for which not only torch has words."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WORDS)

@@ -33,7 +33,7 @@ STEPS_BEFORE_A_GRAPH = 3
 SIDE_BY_SIDE = 5
 """Students that a GPU trains at once: more were no faster, by network and step."""
 MEMORY_FOR_MORE = 0.8
-"""Share of a GPU's free memory that students beside the first may take."""
+"""Share of a GPU's free memory that students beside the first, and smaller batches, may take."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class _Training:
         try:
             graph = StepGraph(self._step, self._student, self._optimizer, features)
         except RuntimeError as error:  # a graph has memory of its own; nothing of the step was run
-            if not (is_out_of_memory(error) or isinstance(error.__context__, torch.OutOfMemoryError)):
+            if not (is_out_of_memory(error) or is_out_of_memory(error.__context__)):  # which ending it failed on
                 raise
             why = str(error)
         else:

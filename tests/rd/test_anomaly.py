@@ -21,6 +21,12 @@ def random_pyramid(seed, batch=2, height=64, width=96, dtype=torch.float32):
     )
 
 
+def large_pyramid(seed, images, dtype=torch.float32):
+    """Of 512 x 512 pixels, channels last as a teacher's."""
+    pyramid = random_pyramid(seed, images, 512, 512, dtype)
+    return tuple(scale.contiguous(memory_format=torch.channels_last) for scale in pyramid)
+
+
 def test_loss_flattens_channels_and_positions():
     teacher = one_scale((1, 0), (0, 1))
     student = one_scale((1, 0), (0, 3))  # every position has cosine 1; flattened it is 4 / sqrt(2 * 10)
@@ -52,22 +58,24 @@ def test_cosines_are_torchs_also_of_zero_vectors():
     torch.testing.assert_close(distillation_loss(teacher, student), expected, atol=1e-6, rtol=0)
 
 
-def test_a_large_batch_gives_every_image_its_own_map_to_the_bit():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_batch_gives_every_image_its_own_map_to_the_bit(dtype):
     images = 9
-    teacher, student = random_pyramid(7, images, 512, 512), random_pyramid(8, images, 512, 512)
+    teacher, student = large_pyramid(7, images, dtype), large_pyramid(8, images, dtype)
     assert teacher[0].numel() > AT_ONCE > teacher[0][0].numel() > AT_ONCE / images
     together = scale_maps(teacher, student)
     alone = [scale_maps([t[i, None] for t in teacher], [s[i, None] for s in student]) for i in range(images)]
     assert all(torch.equal(maps, torch.cat(own)) for maps, own in zip(together, zip(*alone, strict=True), strict=True))
-    with torch.no_grad():
-        last = [s.contiguous(memory_format=torch.channels_last) for s in student]
-        torch.testing.assert_close(scale_maps(teacher, last), together, atol=1e-6, rtol=0)
+    with torch.inference_mode():
+        kept = Batch(torch.zeros(images, 3, 512, 512), lambda: teacher).features
+        assert all(torch.equal(one, other) for one, other in zip(scale_maps(kept, student), together, strict=True))
+    first = [s.contiguous() for s in student]
+    torch.testing.assert_close(scale_maps(teacher, first), together, atol=1e-6, rtol=0)
 
 
 def test_a_student_of_another_number_of_images_is_no_silent_mistake():
-    teacher, student = random_pyramid(7, batch=3), random_pyramid(8, batch=2)
     with pytest.raises(RuntimeError, match="size"):
-        scale_maps(teacher, student)
+        scale_maps(large_pyramid(7, 9), large_pyramid(8, 4))  # in pieces of four, four of the nine would have one
 
 
 def test_the_loss_of_a_student_that_is_all_zero_has_finite_gradients():
