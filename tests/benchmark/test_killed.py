@@ -95,6 +95,8 @@ def test_ctrl_c_says_that_the_work_is_kept(root: Path, tmp_path: Path) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "rdbench.cli", *map(str, given)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # A shell's background job, as the test run may be one, hands on that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert run.stderr is not None
     for line in run.stderr:
