@@ -44,9 +44,13 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def images(teacher: Teacher, tmp_path: Path) -> FeatureBank:
+    return drawn_images(teacher, tmp_path)
+
+
+def drawn_images(teacher: Teacher, directory: Path) -> FeatureBank:
     """Ten, so that batches of four leave a smaller one."""
     drawn = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
-    return FeatureBank(drawn, teacher, GPU, "fp32", 4, tmp_path)
+    return FeatureBank(drawn, teacher, GPU, "fp32", 4, directory)
 
 
 def trained(
@@ -183,12 +187,11 @@ def test_features_that_do_not_lie_on_the_gpu_train_the_same_student(
     """In memory, and in files that are mapped into it."""
     monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
     wanted = trained(images, build_student(BACKBONE, 0, GPU))
-    drawn = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)  # as in `images`
     with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
-        in_memory = FeatureBank(drawn, teacher, GPU, "fp32", 4, tmp_path)
+        patch.setattr(banks, "free_memory", lambda _: 0)
+        in_memory = drawn_images(teacher, tmp_path)
         patch.setattr(banks, "FEATURE_BYTES_IN_MEMORY", 0)
-        in_files = FeatureBank(drawn, teacher, GPU, "fp32", 4, tmp_path)
+        in_files = drawn_images(teacher, tmp_path)
     assert all(kept.device == CPU for bank in (in_memory, in_files) for kept in bank._features)
     assert same(trained(in_memory, build_student(BACKBONE, 0, GPU)), wanted)
     assert same(trained(in_files, build_student(BACKBONE, 0, GPU)), wanted)

@@ -16,6 +16,7 @@ from rdbench.benchmark.cost import Stopwatch
 from rdbench.datasets.decode import reserved_file
 from rdbench.protocol import Batch
 from rdbench.rd.backbones import IMAGENET_MEAN, IMAGENET_STD
+from rdbench.rd.memory import free_memory
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
 
@@ -100,7 +101,7 @@ class FeatureBank:
         shapes = [(count, *scale.shape[2:], scale.shape[1]) for scale in pyramid]
         sizes = [int(np.prod(shape)) for shape in shapes]
         total = sum(sizes) * dtype.itemsize
-        if self._device.type == "cuda" and total < torch.cuda.mem_get_info(self._device)[0] // 2:
+        if self._device.type == "cuda" and total < free_memory(self._device) // 2:
             return [torch.empty(shape, dtype=dtype, device=self._device) for shape in shapes]
         if total <= FEATURE_BYTES_IN_MEMORY:
             return [torch.empty(shape, dtype=dtype) for shape in shapes]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdbench.benchmark.cost import count_flop, count_passes
@@ -30,6 +31,8 @@ from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.teacher import Teacher, load_teacher
 from rdbench.registry import find_methods, load_method
+
+Times = NDArray[np.float64]
 
 BATCH, SIZE = 16, (256, 256)
 PASSES = ("teacher", "bottleneck", "decoder")
@@ -65,31 +68,26 @@ def main() -> None:
     if importlib.util.find_spec("anomalib"):
         others["anomalib"] = anomalib_inference(arguments.backbone, device)
     print(f"{arguments.backbone}, {precision}, {device}, {torch.get_num_threads()} threads: ms per image\n{GOALS}")
-    passed: list[dict[str, Tensor]] = []
+    passed: list[dict[str, Times]] = []
     for name in arguments.methods.split(","):
         call = partial(world.predict, world.fitted(name))
         with count_passes() as passes:
             call()
         beside = {other: others[other] for other, method in BESIDE.items() if method == name and other in others}
         seconds = interleaved(parts | {name: call} | beside, device, arguments.rounds)
-        ms = {key: 1000 / BATCH * torch.tensor(each) for key, each in seconds.items()}
+        ms = {key: 1000 / BATCH * np.array(each) for key, each in seconds.items()}
         own = sum(passes[part] / BATCH * ms[part] for part in PASSES)
-        print(f"  {name:20} {said(ms[name], count_flop(call))}  {middle(ms[name] / own):5.2f} x its own arithmetic")
+        print(f"  {name:20} {said(ms[name], count_flop(call))}  {np.median(ms[name] / own):5.2f} x its own arithmetic")
         for other in beside:
-            print(f"    {other:30} {middle(ms[other]):8.2f}  {middle(ms[other] / ms[name]):6.3f} x", flush=True)
+            print(f"    {other:30} {np.median(ms[other]):8.2f}  {np.median(ms[other] / ms[name]):6.3f} x", flush=True)
         passed.append({part: ms[part] for part in PARTS})
     for part in PARTS:
-        print(f"  {part:20} {said(torch.cat([each[part] for each in passed]), flop[part] * BATCH)}")
+        print(f"  {part:20} {said(np.concatenate([each[part] for each in passed]), flop[part] * BATCH)}")
 
 
-def said(ms: Tensor, flop: float) -> str:
+def said(ms: Times, flop: float) -> str:
     """Median of times per image, and arithmetic per second of a batch's."""
-    return f"{middle(ms):8.2f}" + (f"  {flop / BATCH / middle(ms) / 1e6:6.0f} GFLOP/s" if flop else "")
-
-
-def middle(values: Tensor) -> float:
-    """The median; torch's own is the lower of the middle two."""
-    return values.quantile(0.5).item()
+    return f"{np.median(ms):8.2f}" + (f"  {flop / BATCH / np.median(ms) / 1e6:6.0f} GFLOP/s" if flop else "")
 
 
 class World:
