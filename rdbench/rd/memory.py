@@ -19,6 +19,6 @@ def memory_in_use(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device)
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's memory ran out, for which not only torch has words."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WORDS)

@@ -17,7 +17,7 @@ from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.convolutions import products_where_faster
 from rdbench.rd.graphs import StepGraph, can_be_graphed
-from rdbench.rd.memory import free_memory, is_out_of_memory, memory_in_use
+from rdbench.rd.memory import free_memory, memory_in_use
 from rdbench.rd.precision import autocast, steady_cudnn
 from rdbench.rd.student import Pyramid
 
@@ -205,10 +205,8 @@ class _Training:
         before = memory_in_use(self._device)
         try:
             graph = StepGraph(self._step, self._student, self._optimizer, features)
-        except RuntimeError as error:  # a graph has memory of its own; nothing of the step was run
-            if not (is_out_of_memory(error) or is_out_of_memory(error.__context__)):  # which ending it failed on
-                raise
-            why = str(error)
+        except RuntimeError as error:  # mostly for memory, as a graph has its own; nothing of the step was run
+            why = str(error if error.__context__ is None else error.__context__)  # which ending the recording failed on
         else:
             taken = memory_in_use(self._device) - before
             if self.memory_beside_graph(taken) <= free_memory(self._device):

@@ -162,29 +162,21 @@ def after(cause: Exception) -> Exception:
     "error",
     [
         torch.OutOfMemoryError("the GPU is full"),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-        after(torch.OutOfMemoryError("the GPU is full")),
         after(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")),
+        after(RuntimeError("operation not permitted when stream is capturing")),
     ],
-    ids=["torch", "CUDA", "cuBLAS", "cuDNN", "after torch's", "after cuBLAS's"],
+    ids=["memory", "memory, seen at the end", "what a graph cannot hold"],
 )
-def test_what_there_is_no_memory_to_record_is_trained_as_ever(
+def test_what_cannot_be_recorded_is_trained_as_ever(
     error: Exception, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
 ) -> None:
     wanted = unrecorded(monkeypatch)
     fail_with(error, monkeypatch, recorded)
-    with count_passes() as passes, pytest.warns(UserWarning, match=f"without a CUDA graph, .* {error}"):
+    why = str(error.__context__ or error)
+    with count_passes() as passes, pytest.warns(UserWarning, match=f"without a CUDA graph, which is slower: {why}"):
         assert same(trained(), wanted)
     assert len(recorded) == 1
     assert passes == {"bottleneck": 30, "decoder": 30}
-
-
-def test_another_failure_of_recording_is_not_hidden(monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]) -> None:
-    fail_with(after(RuntimeError("operation not permitted when stream is capturing")), monkeypatch, recorded)
-    with pytest.raises(RuntimeError, match="operation failed"):
-        trained()
 
 
 @pytest.mark.parametrize("more", [0, -1])
