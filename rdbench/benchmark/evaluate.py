@@ -23,7 +23,7 @@ from rdbench.metrics.statistics import RESAMPLES, Interval
 FOLD_SEED = 0
 INTERVAL = (
     f"95 %: percentile bootstrap, {RESAMPLES} resamples of parts; Wilson's for fpr, fnr and error_rate; "
-    "none for ece, pixel figures and cost"
+    "none for ece, false_alarm_gap, figures against clean images, pixel figures, counts and cost"
 )
 NO_INTERVAL = "left out"
 """How a result says that its intervals were made, or that they were not."""

@@ -169,7 +169,9 @@ def rank_intervals(
 
     values: per method (C, S). replicates: of each method (C, S, R) resamples of them over parts, whose r-th go
     together. Each resample draws the same seeds within each category for all methods; the categories stand as they
-    are, being the benchmark itself. A cell that is `nan` for one method is left out for all.
+    are, being the benchmark itself. A cell that is `nan` for one method is left out for all. S draws of S seeds spread
+    less than S new seeds would, by sqrt((S - 1) / S), and know no tails: they are moved away from their mean by that
+    much and by Student's t over the normal quantile, as in an interval of a mean.
     """
     cells, drawn = (
         np.stack([_cells(name, given[name]) for name in values]) for given in (values, replicates or values)
@@ -201,13 +203,23 @@ def _cells(name: str, values: ArrayLike) -> FloatArray:
 
 def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
     """(M, resamples) mean over categories of the mean over seeds, of cells (M, C, S, 1 or resamples)."""
+    from scipy.special import ndtri, stdtrit
+
     present = [np.flatnonzero(~np.isnan(cells[:, c]).all(axis=(0, 2))) for c in range(cells.shape[1])]
     categories = [c for c, seeds in enumerate(present) if len(seeds)]  # what has no figure cannot be drawn
     replicate = np.arange(resamples) % cells.shape[3]
+    freedom = sum(len(seeds) - 1 for seeds in present if len(seeds))
+    wider = stdtrit(freedom, 0.975) / ndtri(0.975) if freedom else 1.0
     means = np.full((len(cells), resamples, len(categories)), np.nan)
     for i, c in enumerate(categories):
-        seeds = rng.choice(present[c], size=(resamples, cells.shape[2]))[:, : len(present[c])]
-        means[:, :, i] = _mean(cells[:, c, seeds, replicate[:, None]])
+        count = len(present[c])
+        seeds = rng.choice(present[c], size=(resamples, cells.shape[2]))[:, :count]
+        drawn = _mean(cells[:, c, seeds, replicate[:, None]])
+        if count == 1:
+            means[:, :, i] = drawn
+            continue
+        every = _mean(cells[:, c, present[c]].transpose(0, 2, 1))[:, replicate]
+        means[:, :, i] = every + (drawn - every) * wider * math.sqrt(count / (count - 1))
     return _mean(means)
 
 

@@ -6,6 +6,7 @@ their orders.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,8 +58,8 @@ class Evidence:
     curves: dict[tuple[int, int], Curves]
     """By method and condition."""
     augrc: FloatArray | None
-    """(M, C, S, K, R) AUGRC in resamples over parts; methods on the same test images share their draws. None without
-    any predictions."""
+    """(M, C, S, K, R) AUGRC in resamples over parts; methods on the same test images share their draws. NaN under means
+    over conditions, which depend on what is compared. None without any predictions."""
 
 
 def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) -> Evidence:
@@ -90,11 +91,12 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
                 shares[name][m, c, s, k] = curve
             parts[m, c, s, k] = [len(np.unique(view.parts[view.labels == label])) for label in (1, 0)]
             errors = wrong(view, threshold)
+            resampled, replicates = _risk_replicates(view, errors, ranking.categories[c])
+            risks["risk_low"][m, c, s, k], risks["risk_high"][m, c, s, k] = np.percentile(
+                resampled, [2.5, 97.5], axis=0
+            )
             if errors.any():
-                resampled, augrc[m, c, s, k] = _risk_replicates(view, errors)
-                risks["risk_low"][m, c, s, k], risks["risk_high"][m, c, s, k] = np.percentile(
-                    resampled, [2.5, 97.5], axis=0
-                )
+                augrc[m, c, s, k] = replicates
             free = controls(errors, view.scores, threshold)
             for name, uncertainty in zip(RISKS, (view.uncertainties, free["margin"], free["oracle"]), strict=True):
                 risks[name][m, c, s, k] = _risk(errors, uncertainty)
@@ -102,7 +104,7 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
                 p = cross_fitted_probabilities(view.labels, view.scores, view.parts, FOLD_SEED)
                 calibrated.setdefault((m, k), []).append((view.labels, p))
     for k, members in ranking.pooled.items():
-        for array in (augrc, parts, *shares.values(), *risks.values()):
+        for array in (parts, *shares.values(), *risks.values()):
             array[:, :, :, k] = np.mean(array[:, :, :, list(members)], axis=3)
         for m in range(places[0]):
             pooled = [pair for member in members for pair in calibrated.get((m, member), [])]
@@ -167,9 +169,13 @@ def _risk(errors: FloatArray, uncertainty: FloatArray) -> FloatArray:
     return _kept(errors == 1, uncertainty, len(errors))[:COVERED] / coverage
 
 
-def _risk_replicates(view: View, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(R, COVERED) risks and (R,) AUGRC in resamples over parts; without a failure both are 0, as nothing is let by."""
-    ranking = rank_errors(errors, view.uncertainties, part_weights(view.parts, RESAMPLES, seed=0))
+def _risk_replicates(view: View, errors: FloatArray, category: str) -> tuple[FloatArray, FloatArray]:
+    """(R, COVERED) risks and (R,) AUGRC in resamples over parts; without a failure both are 0, as nothing is let by.
+
+    Cells of a category share their draws; categories do not, for their parts have nothing to do with each other.
+    """
+    draws = part_weights(view.parts, RESAMPLES, seed=zlib.crc32(category.encode()))
+    ranking = rank_errors(errors, view.uncertainties, draws)
     kept = (1.0 - REVIEWED[:COVERED]) * ranking.total[:, None]
     risks = np.stack([ranking.hits_among(column) / column for column in kept.T], axis=1)
     return risks, np.nan_to_num(augrc_of(ranking))

@@ -23,7 +23,8 @@ COLUMNS = (
 
 def leaderboard_json(boards: Sequence[Board]) -> dict[str, Any]:
     """Every board with its methods, the cells that they come from, and every mean with interval, counts and caveats."""
-    return {"schema": 1, "interval": "95 %, over test parts and seeds", "boards": [_board(board) for board in boards]}
+    interval = "95 %, over test parts and seeds; over seeds alone for figures whose cells have none"
+    return {"schema": 1, "interval": interval, "boards": [_board(board) for board in boards]}
 
 
 def leaderboard_csv(boards: Sequence[Board]) -> str:
@@ -112,7 +113,7 @@ def _figures(board: Board) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Method, condition and figure of every mean that the board has, or has a reason not to have."""
     ranking, mean = board.ranking, board.mean
     for k, condition in enumerate(ranking.conditions):
-        best, tied = best_and_tied(ranking, mean, k)
+        best, tied = best_and_tied(ranking, k, ranking.metrics)
         for m in range(len(ranking.methods)):
             cells = int(mean.defined[m, k].max())
             arrays = (mean.value[m, k], mean.low[m, k], mean.high[m, k], mean.defined[m, k], best[m], tied[m])

@@ -145,18 +145,19 @@ class Ranking:
         return tuple(words)
 
     @cached_property
-    def _measured(self) -> NDArray[np.bool_]:
+    def measured(self) -> NDArray[np.bool_]:
+        """(M, C, S, K) whether the cell was measured under the condition, or under each that it is a mean over."""
         return is_measured(self.value)
 
     def share(self, method: int, condition: int) -> str:
         """Of the cells under a condition those that the method has, in words; nothing where it has all."""
-        measured = self._measured[..., condition]
+        measured = self.measured[..., condition]
         own, every = int(measured[method].sum()), int(measured.any(axis=0).sum())
         return f"{own} of {count(every, 'cell')}" if own < every else ""
 
     def rows(self, condition: int) -> list[int]:
         """The methods that have cells under a condition, those that have all of them first."""
-        there = np.flatnonzero(self._measured[..., condition].any(axis=(1, 2))).tolist()
+        there = np.flatnonzero(self.measured[..., condition].any(axis=(1, 2))).tolist()
         return sorted(there, key=lambda method: bool(self.share(method, condition)))
 
     def reference(self, condition: int) -> int:
@@ -184,7 +185,10 @@ class Ranking:
         """Means over all categories, or over the seeds of one; counts of failures are summed over categories."""
         chosen = slice(None) if category is None else slice(category, category + 1)
         cells = self.value[:, chosen]
-        defined = (~np.isnan(cells)).sum(axis=(1, 2))
+        there = ~np.isnan(cells)
+        for condition, members in self.pooled.items():
+            there[:, :, :, condition] &= there[:, :, :, list(members)].all(axis=3)
+        defined = there.sum(axis=(1, 2))
         value, low, high = mean_interval(cells, self.low[:, chosen], self.high[:, chosen])
         for index, name in enumerate(self.metrics):
             metric = describe(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from rdbench.metrics.catalog import Metric
-from rdbench.metrics.statistics import RankInterval, holm, paired_test, percentile_intervals, rank_intervals
+from rdbench.metrics.statistics import LEVEL, RankInterval, holm, paired_test, percentile_intervals, rank_intervals
 from rdbench.report.columns import describe
-from rdbench.report.means import FloatArray, Mean, mean_interval
+from rdbench.report.means import FloatArray, mean_interval, nan_mean
 from rdbench.report.rankings import Ranking
 
 LEAD = "augrc"
@@ -21,28 +22,73 @@ RESAMPLES = 200
 """Of cells that have none of their own."""
 
 
-def best_and_tied(ranking: Ranking, mean: Mean, condition: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def best_and_tied(
+    ranking: Ranking, condition: int, metrics: Sequence[str], category: int | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which methods (M, F) are the best in each metric, equals included, and which (M, F) are tied with them.
 
-    A method is tied if the 95 % interval of its difference to the best holds zero, Bonferroni-corrected for the
-    methods compared. The two intervals are taken as independent, though methods are tested on the same images: that
-    is cautious, and calls more methods tied than a joint resampling would. Only complete methods take part. Nothing is
-    best in cost: times are measured once, and differences as small as the clock's noise would look like findings.
+    A method is tied if the 95 % interval of its difference to the best holds zero, Bonferroni-corrected for all pairs,
+    as which one is the best is seen only afterwards. The two intervals are taken as independent, though methods are
+    tested on the same images: that is cautious, and calls more methods tied than a joint resampling would. Complete
+    methods take part, on the cells in which all of them have the figure. Nothing is best in cost: times are measured
+    once, and differences as small as the clock's noise would look like findings. Nor is anything where cells have no
+    interval: how much of a difference is the parts' chance is not known there.
     """
-    sign = np.array([_sign(describe(name)) for name in ranking.metrics])
-    loss = np.where(ranking.complete[:, None], mean.value[:, condition] * sign, np.nan)
-    below = np.abs(mean.value - np.where(sign > 0, mean.low, mean.high))[:, condition]
-    above = np.abs(np.where(sign > 0, mean.high, mean.low) - mean.value)[:, condition]
+    chosen = slice(None) if category is None else slice(category, category + 1)
+    value, low, high = (array[:, chosen] for array in _compared(ranking, condition, metrics))
+    there = ~np.isnan(value) & ranking.complete[:, None, None, None]
+    unsure = (there & np.isnan(low)).any(axis=(0, 1, 2))
+    sign = np.array([_sign(describe(name)) for name in metrics])
+    sign[unsure] = np.nan
+    taking_part = there.any(axis=(1, 2))
+    methods = taking_part.sum(axis=0)
+    level = 1 - (1 - LEVEL) / np.maximum(methods * (methods - 1) / 2, 1)
+    mean, least_of, most_of = mean_interval(value, low, high, level)
+    loss = np.where(taking_part, mean * sign, np.nan)
+    below = np.abs(mean - np.where(sign > 0, least_of, most_of))
+    above = np.abs(np.where(sign > 0, most_of, least_of) - mean)
     first = np.argmin(np.where(np.isnan(loss), np.inf, loss), axis=0)
     columns = np.arange(loss.shape[1])
-    compared = np.maximum((~np.isnan(loss)).sum(axis=0) - 1, 1)
-    wider = norm.ppf(1 - 0.025 / compared) / norm.ppf(0.975)
-    reach = wider * np.hypot(below, above[first, columns])
+    reach = np.hypot(below, above[first, columns])
     least = loss[first, columns]
     best = np.isclose(loss, least, rtol=1e-12, atol=1e-12)  # equal as far as float64 can tell
     with np.errstate(invalid="ignore"):
         tied = (loss - least <= reach) & ~best
     return best, tied
+
+
+def _compared(ranking: Ranking, condition: int, metrics: Sequence[str]) -> list[FloatArray]:
+    """Value, low and high (M, C, S, F) like for like: NaN for all where a method that takes part lacks the figure.
+
+    Of a mean over conditions one such condition is left out of the cell's mean, for all methods.
+    """
+    columns = [ranking.metrics.index(name) for name in metrics]
+    arrays = ranking.value, ranking.low, ranking.high
+    members, lacking = _lacking(ranking, condition, columns)
+    if not lacking.any():
+        return [array[:, :, :, condition, columns] for array in arrays]
+    there = ranking.measured[..., condition, None]
+    return [
+        np.where(there, nan_mean(np.where(lacking, np.nan, _of(array, members, columns)), 3), np.nan)
+        for array in arrays
+    ]
+
+
+def _lacking(ranking: Ranking, condition: int, columns: list[int]) -> tuple[list[int], NDArray[np.bool_]]:
+    """The K conditions that this one is a mean over, or itself, and where (C, S, K, F) a figure is not to be used.
+
+    That is where a complete method, which has the figure elsewhere, lacks it though its cell was measured.
+    """
+    members = list(ranking.pooled.get(condition, (condition,)))
+    nothing = np.isnan(_of(ranking.value, members, columns))
+    measured = (ranking.measured[..., condition] & ranking.complete[:, None, None])[..., None, None]
+    taking_part = (measured & ~nothing).any(axis=(1, 2, 3), keepdims=True)
+    return members, np.asarray((measured & nothing & taking_part).any(axis=0))
+
+
+def _of(array: FloatArray, members: list[int], columns: list[int]) -> FloatArray:
+    """(M, C, S, K, F) of some conditions and metrics."""
+    return array[:, :, :, np.array(members)[:, None], columns]
 
 
 def _sign(metric: Metric) -> float:
@@ -57,10 +103,9 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
 
     Those of `augrc` (M, C, S, K, R), computed from predictions and drawn jointly, where a cell has them. Elsewhere
     normal draws with the width of the cell's interval: independent between methods, which is cautious, and the same
-    for all seeds of a category, which share their test images.
+    for all seeds of a category, which share their test images. NaN where a method that takes part lacks the figure.
     """
-    f = ranking.metrics.index(LEAD)
-    value, low, high = (array[:, :, :, condition, f] for array in (ranking.value, ranking.low, ranking.high))
+    value, low, high = (array[..., 0] for array in _compared(ranking, condition, [LEAD]))
     methods, categories, _ = value.shape
     resamples = RESAMPLES if augrc is None else augrc.shape[-1]
     draws = np.random.default_rng(0).standard_normal((methods, categories, 1, resamples)) / norm.ppf(0.975)
@@ -68,7 +113,11 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
     made = value[..., None] + np.where(draws < 0, draws * down, draws * up)
     if augrc is None:
         return np.asarray(made)
-    return np.where(np.isnan(augrc[:, :, :, condition]), made, augrc[:, :, :, condition])
+    members, lacking = _lacking(ranking, condition, [ranking.metrics.index(LEAD)])
+    used = ~lacking & ~np.isnan(value)[..., None, None]
+    drawn = augrc[:, :, :, members]
+    unknown = (used & np.isnan(drawn)).any(axis=3)
+    return np.where(unknown, made, nan_mean(np.where(used, drawn, np.nan), 3))
 
 
 def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> dict[int, RankInterval]:
@@ -79,7 +128,7 @@ def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> di
     taking_part = _ranked(ranking, replicates)
     if len(taking_part) < 2:
         return {}
-    shown = ranking.value[:, :, :, condition, ranking.metrics.index(LEAD)]
+    shown = _compared(ranking, condition, [LEAD])[0][..., 0]
     ranks = rank_intervals(
         {str(m): shown[m] for m in taking_part},
         higher_is_better=False,
@@ -94,15 +143,15 @@ def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -
     Differences below it cannot be told from chance with these parts, drawn for both methods together, and seeds
     (`mean_interval`). NaN if there is no pair to compare.
     """
-    f = ranking.metrics.index(LEAD)
     taking_part = _ranked(ranking, replicates)
     if len(taking_part) < 2:
         return float("nan")
-    shown, _, _ = mean_interval(*(array[:, :, :, condition, f] for array in (ranking.value, ranking.low, ranking.high)))
+    compared, *ends = (array[..., 0] for array in _compared(ranking, condition, [LEAD]))
+    shown, _, _ = mean_interval(compared, *ends)
     best = min(taking_part, key=lambda m: float(np.nan_to_num(shown[m], nan=np.inf)))
     others = [m for m in taking_part if m != best]
     resampled = replicates[others] - replicates[best]
-    value = ranking.value[others, :, :, condition, f] - ranking.value[best, :, :, condition, f]
+    value = compared[others] - compared[best]
     intervals = percentile_intervals(resampled.reshape(-1, resampled.shape[-1]))
     low, high = (np.reshape([getattr(i, end) for i in intervals], value.shape) for end in ("low", "high"))
     _, below, above = mean_interval(value, low, high)
@@ -133,7 +182,7 @@ def critical_difference(ranking: Ranking, condition: int, most: int = 12) -> Cri
     Pairs are told apart by Wilcoxon's signed-rank test over the cells that all have, with Holm's correction.
     """
     methods = np.flatnonzero(ranking.complete)
-    values = ranking.value[methods, :, :, condition, ranking.metrics.index(LEAD)].reshape(len(methods), -1)
+    values = _compared(ranking, condition, [LEAD])[0][methods].reshape(len(methods), -1)
     some = ~np.isnan(values).all(axis=1)
     methods, values = methods[some], values[some]
     values = values[:, ~np.isnan(values).any(axis=0)]

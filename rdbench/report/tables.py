@@ -176,7 +176,7 @@ def _value(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> tuple[flo
     if name not in ranking.metrics:
         return float("nan"), False
     f = ranking.metrics.index(name)
-    return float(mean.value[m, k, f]), bool(0 < mean.defined[m, k, f] < mean.defined[m, k].max())
+    return float(mean.value[m, k, f]), bool(mean.defined[m, k, f] < mean.defined[m, k].max())
 
 
 def _figure(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> Text:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rdbench.benchmark.results import CellResult, OptionValue
 from rdbench.registry import find_methods
+
+OF_A_RUN = ("map", "epochs", "batch", "precision")
+"""Settings that the methods of a run share, so that others are to be seen."""
 
 
 def method_labels(cells: Sequence[CellResult]) -> list[str]:
@@ -14,16 +17,22 @@ def method_labels(cells: Sequence[CellResult]) -> list[str]:
 
     Options stand there where they differ from the method file's defaults (`mc_dropout[p=0.3]`), or, if the file is not
     at hand, where they differ between the given cells. What else decides a cell's numbers (epochs, precision, source
-    of the method file, ...) stands there only where it differs between cells of one method on one dataset and backbone.
+    of the method file, ...) stands there where it differs between cells of one method on one dataset and backbone; and
+    what a run sets, also where it differs from what most methods have there, or from the others' where most have none.
     """
     defaults = {name: file.defaults() for name, file in find_methods().items()}
     values: dict[tuple[str, ...], set[OptionValue]] = defaultdict(set)
+    methods: dict[tuple[str, ...], dict[OptionValue, set[str]]] = defaultdict(lambda: defaultdict(set))
     shifts = _covering_shifts(cells)
     for cell in cells:
         scope = (cell.spec.method, cell.spec.dataset, cell.spec.backbone)
-        for kind, traits in (("option", cell.spec.options), ("setting", _settings(cell, shifts))):
+        settings = _settings(cell, shifts)
+        for kind, traits in (("option", cell.spec.options), ("setting", settings)):
             for key, value in traits.items():
                 values[*scope, kind, key].add(value)
+        for key in OF_A_RUN:
+            methods[*scope[1:], key][settings[key]].add(cell.spec.method)
+    usual = {place: _most_have(by_value) for place, by_value in methods.items()}
 
     def label(cell: CellResult) -> str:
         scope = (cell.spec.method, cell.spec.dataset, cell.spec.backbone)
@@ -36,11 +45,19 @@ def method_labels(cells: Sequence[CellResult]) -> list[str]:
         shown += [
             f"{key}={value}"
             for key, value in _settings(cell, shifts).items()
-            if len(values[*scope, "setting", key]) > 1
+            if len(values[*scope, "setting", key]) > 1 or (key in OF_A_RUN and value != usual[*scope[1:], key])
         ]
         return f"{cell.spec.method}[{', '.join(shown)}]" if shown else cell.spec.method
 
     return [label(cell) for cell in cells]
+
+
+def _most_have(methods: Mapping[OptionValue, set[str]]) -> OptionValue | None:
+    """The value that more methods have than any other; None if no value is."""
+    ordered = sorted(methods, key=lambda value: -len(methods[value]))
+    if len(ordered) > 1 and len(methods[ordered[0]]) == len(methods[ordered[1]]):
+        return None
+    return ordered[0]
 
 
 def _covering_shifts(cells: Sequence[CellResult]) -> dict[tuple[str, ...], str]:

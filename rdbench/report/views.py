@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -73,7 +74,7 @@ def table_rows(
     `mean` is over all categories, or that of `category`.
     """
     at = {name: index for index, name in enumerate(ranking.metrics)}
-    best, tied = best_and_tied(ranking, mean, condition)
+    best, tied = best_and_tied(ranking, condition, columns, category)
     methods = [m for m in range(len(ranking.methods)) if mean.defined[m, condition].any()]
     reference = ranking.reference(0)  # the one that the page names, where it has cells
     if reference not in methods:
@@ -87,6 +88,7 @@ def table_rows(
     scale = np.array([bool(suffix) or bool(ranking.complete[m]) for m, suffix in sources])
     bands = _bands(value, low, high, scale)
     images = _images(ranking, condition, category)
+    everywhere = " under every shift of the mean" if condition in ranking.pooled else ""
     writers = [(name, number_writer(name), interval_writer(name)) for name in columns]
     # plain numbers and lists: the tables of a large site hold a million figures
     numbers = zip(*(array.tolist() for array in (picked, value, low, high)), bands, strict=True)
@@ -96,7 +98,9 @@ def table_rows(
         defined = mean.defined[m, condition].tolist()
         cells = max(defined)
         figures = [_rank(None if suffix else ranks.get(m), bool(suffix))]
-        for (name, write, write_interval), f, number, least, greatest, band in zip(writers, *row, strict=True):
+        for i, ((name, write, write_interval), f, number, least, greatest, band) in enumerate(
+            zip(writers, *row, strict=True)
+        ):
             if number != number:  # NaN
                 figures.append(Written(None, "" if f < 0 else ranking.why_undefined(m, condition, f) or UNDEFINED))
                 continue
@@ -107,8 +111,8 @@ def table_rows(
                     write(number) + images[m] if name == "failures" else write(number),
                     interval,
                     band if interval else None,
-                    f"in {defined[f]} of {cells} cells" if defined[f] < cells else "",
-                    "" if suffix else BEST if best_of[m][f] else TIED if tied_of[m][f] else "",
+                    f"in {defined[f]} of {cells} cells{everywhere}" if defined[f] < cells else "",
+                    "" if suffix else BEST if best_of[m][i] else TIED if tied_of[m][i] else "",
                 )
             )
         if not suffix:
@@ -138,8 +142,8 @@ def _images(ranking: Ranking, condition: int, category: int | None) -> list[str]
 def _rank(rank: RankInterval | None, control: bool) -> Written:
     if rank is None:
         return Written(None, "" if control else UNDEFINED)
-    low, high = f"{rank.low:.0f}", f"{rank.high:.0f}"
-    return Written(rank.rank, low if low == high else f"{low}{DASH}{high}")
+    low, high = math.floor(rank.low), math.ceil(rank.high)  # two that share the first place have rank 1.5
+    return Written(rank.rank, str(low) if low == high else f"{low}{DASH}{high}")
 
 
 def _bands(

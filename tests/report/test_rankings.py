@@ -102,6 +102,38 @@ def test_the_interval_covers_as_it_says():
     assert 0.94 < covered / trials < 0.985
 
 
+def coverage(deviations, seeds, level=0.95, trials=4000):
+    """Of intervals for means over categories with these standard deviations over seeds, and no chance of parts."""
+    from rdbench.report.means import mean_interval
+
+    value = np.random.default_rng(0).normal(size=(trials, len(deviations), seeds)) * np.array(deviations)[:, None]
+    _, low, high = mean_interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan), level)
+    return ((low <= 0) & (high >= 0)).mean()
+
+
+def test_the_interval_covers_also_where_one_category_is_noisier_than_the_others():
+    assert 0.94 < coverage([1] * 5, 3) < 0.98
+    assert 0.92 < coverage([10, 1, 1, 1, 1], 3) < 0.96
+    assert 0.92 < coverage([20] + [1] * 14, 3) < 0.96
+
+
+def test_intervals_of_another_level():
+    assert 0.985 < coverage([1] * 5, 3, 0.99) < 0.999
+
+
+def test_a_category_with_one_seed_takes_the_spread_of_the_others(make_cell):
+    figures = {("a", 0): 0.80, ("a", 1): 0.84, ("b", 0): 0.90}
+    [ranking] = make_rankings(
+        [make_cell(category=c, seed=s, figures={"image_auroc": v}) for (c, s), v in figures.items()]
+    )
+    value, low, _ = mean_of(ranking, "image_auroc")
+    variance = np.var([0.80, 0.84], ddof=1)
+    of_a, of_b = variance / 2, variance
+    freedom = (of_a + of_b) ** 2 / (of_a**2 + of_b**2)
+    seeds = stats.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b)
+    assert value - low == pytest.approx(np.sqrt(2 * 0.04**2 + seeds**2) / 2)
+
+
 def test_undefined_cells_are_left_out_of_the_mean_and_counted(make_cell):
     cells = [make_cell(category="grid", figures={"augrc": 0.1}), make_cell(category="bolt", failures=0)]
     [ranking] = make_rankings(cells)
@@ -187,6 +219,21 @@ def test_a_mean_over_shifts_needs_every_shift(make_cell):
     shifted = pooled.metrics.index("image_auroc_shifted")
     assert np.isfinite(pooled.value[0, 0, 0, 0, shifted])
     assert np.isnan(pooled.value[1, 0, 0, 0, shifted])
+
+
+def test_a_mean_over_shifts_that_lacks_a_figure_under_one_is_counted_as_lacking(make_cell):
+    conditions = ("clean", "noise:1", "noise:3")
+    cell = make_cell(conditions=conditions, figures={"augrc": 0.2})
+    mild = cell.image["noise:1"]["augrc"].model_copy(update={"value": None, "low": None, "high": None, "note": "none"})
+    lacks = cell.model_copy(
+        update={"image": cell.image | {"noise:1": cell.image["noise:1"] | {"augrc": mild}}},
+    )
+    pooled = with_mean_shifts(make_rankings([lacks])[0])
+    at, f = pooled.conditions.index("noise:mean"), pooled.metrics.index("augrc")
+    mean = pooled.mean()
+    assert mean.value[0, at, f] == pytest.approx(0.2)
+    assert mean.defined[0, at, f] == 0
+    assert mean.defined[0, at].max() == 1
 
 
 def test_pooled_shifts_without_failures_say_why_they_are_undefined(make_cell):

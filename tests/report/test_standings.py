@@ -11,7 +11,7 @@ from rdbench.metrics import selective
 from rdbench.report.boards import make_board
 from rdbench.report.curves import REVIEWED, read_evidence
 from rdbench.report.entries import Source
-from rdbench.report.rankings import make_rankings
+from rdbench.report.rankings import make_rankings, with_mean_shifts
 from rdbench.report.standings import (
     best_and_tied,
     critical_difference,
@@ -37,23 +37,118 @@ def test_the_tie_with_the_best_ends_where_the_difference_leaves_its_interval(mak
     for difference, expected in ((0.0249, True), (0.0251, False)):
         ranking = ranking_of(make_cell, {"best": 0.1, "other": 0.1 + difference})
         f = ranking.metrics.index("augrc")
-        best, tied = best_and_tied(ranking, ranking.mean(), 0)
+        best, tied = best_and_tied(ranking, 0, ranking.metrics)
         assert best[:, f].tolist() == [True, False]
         assert tied[:, f].tolist() == [False, expected]
+
+
+def test_the_best_is_decided_on_the_cells_that_all_have(make_cell):
+    """`good` has no failure in the easy category, so its mean AUGRC is that of the hard one alone, and larger."""
+    cells = []
+    for seed in range(2):
+        cells += [make_cell("good", "hard", seed, figures={"augrc": 0.30}), make_cell("good", "easy", seed, failures=0)]
+        cells += [make_cell("bad", c, seed, figures={"augrc": v}) for c, v in (("hard", 0.31), ("easy", 0.02))]
+    [ranking] = make_rankings(cells)
+    f, good = ranking.metrics.index("augrc"), ranking.methods.index("good")
+    value = ranking.mean().value[:, 0, f]
+    assert value[good] == value.max()
+    best, tied = best_and_tied(ranking, 0, ["augrc"])
+    assert best[good].all()
+    assert tied[1 - good].all()
+    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, None))
+    assert ranks[good].rank == 1
+    in_easy, _ = best_and_tied(ranking, 0, ["augrc"], ranking.categories.index("easy"))
+    assert not in_easy.any()
+
+
+def shifted(make_cell, method, seed, by_condition):
+    """A cell with an AUGRC under each shift, None for no failures."""
+    cell = make_cell(method, "a", seed, conditions=("clean", *by_condition))
+    image = dict(cell.image)
+    for name, value in by_condition.items():
+        ends = (None, None) if value is None else (value - 0.04, value + 0.03)
+        figure = {"value": value, "low": ends[0], "high": ends[1], "note": "no failures" if value is None else ""}
+        image[name] = image[name] | {"augrc": image[name]["augrc"].model_copy(update=figure)}
+    return cell.model_copy(update={"image": image})
+
+
+def test_means_over_shifts_are_compared_on_the_shifts_that_all_have(make_cell):
+    cells = []
+    for seed in range(3):
+        cells.append(shifted(make_cell, "good", seed, {"blur:1": None, "blur:2": 0.300 + 0.001 * seed}))
+        cells.append(shifted(make_cell, "bad", seed, {"blur:1": 0.01, "blur:2": 0.302 + 0.001 * seed}))
+    ranking = with_mean_shifts(make_rankings(cells)[0])
+    at, f, good = (
+        ranking.conditions.index("blur:mean"), ranking.metrics.index("augrc"), ranking.methods.index("good"),
+    )  # fmt: skip
+    value = ranking.mean().value[:, at, f]
+    assert value[good] > value[1 - good]
+    best, tied = best_and_tied(ranking, at, ["augrc"])
+    assert best[good].all()
+    assert tied[1 - good].all()
+    joint = np.full((*ranking.value.shape[:4], 50), 0.3)  # as predictions would give, equal for the two
+    joint[good, ..., ranking.conditions.index("blur:1"), :] = joint[..., at, :] = np.nan
+    replicates = lead_replicates(ranking, at, joint)
+    assert (replicates == 0.3).all()
+    ranks = rank_methods(ranking, at, replicates)
+    assert ranks[good].rank == 1
+    assert critical_difference(ranking, at).methods[0] == good
+
+
+def test_nothing_is_best_where_the_chance_of_the_parts_is_not_known(make_cell):
+    values = {"x": 0.1, "y": 0.5}
+    cells = [make_cell(m, c, s, figures={"ece": v}) for m, v in values.items() for c in "ab" for s in (0, 1)]
+    cells = [
+        cell.model_copy(
+            update={
+                "image": {
+                    "clean": cell.image["clean"]
+                    | {"ece": cell.image["clean"]["ece"].model_copy(update={"low": None, "high": None})}
+                }
+            }
+        )
+        for cell in cells
+    ]
+    [ranking] = make_rankings(cells)
+    best, tied = best_and_tied(ranking, 0, ["ece", "augrc"])
+    assert not best[:, 0].any()
+    assert not tied[:, 0].any()
+    assert best[:, 1].any()
+
+
+def test_of_equal_methods_hardly_one_is_called_worse(make_cell):
+    """22 methods, three seeds that alone make the difference: in at most 5 of 100 tables one is not tied."""
+    rng = np.random.default_rng(0)
+    names = [f"m{i:02}" for i in range(22)]
+    [ranking] = make_rankings(
+        make_cell(name, category, seed, figures={"augrc": 0.5})
+        for name in names
+        for category in "ab"
+        for seed in (0, 1, 2)
+    )
+    f = ranking.metrics.index("augrc")
+    wrong = 0
+    for _ in range(200):
+        value = ranking.value.copy()
+        value[..., f] = 0.5 + 0.05 * rng.standard_normal(value.shape[:4])
+        drawn = replace(ranking, value=value, low=np.where(np.isnan(ranking.low), np.nan, value), high=value)
+        best, tied = best_and_tied(drawn, 0, ["augrc"])
+        wrong += bool((~best & ~tied).any())
+    assert wrong <= 16  # a chance of 5 % gives more in 2 of 100 runs
 
 
 def test_more_methods_make_ties_wider(make_cell):
     few = ranking_of(make_cell, {"best": 0.1, "other": 0.128})
     many = ranking_of(make_cell, {"best": 0.1, "other": 0.128, **{f"m{i}": 0.5 for i in range(10)}})
     for ranking, expected in ((few, False), (many, True)):
-        _, tied = best_and_tied(ranking, ranking.mean(), 0)
+        _, tied = best_and_tied(ranking, 0, ranking.metrics)
         assert tied[ranking.methods.index("other"), ranking.metrics.index("augrc")] == expected
 
 
 def test_higher_is_better_where_the_catalogue_says_so(make_cell):
     cells = [make_cell(m, figures={"image_auroc": v}) for m, v in (("x", 0.6), ("y", 0.9))]
     [ranking] = make_rankings(cells)
-    best, _ = best_and_tied(ranking, ranking.mean(), 0)
+    best, _ = best_and_tied(ranking, 0, ranking.metrics)
     assert best[:, ranking.metrics.index("image_auroc")].tolist() == [False, True]
     assert not best[:, ranking.metrics.index("failures")].any()
 
@@ -155,6 +250,19 @@ def test_curves_agree_with_the_figures_of_the_table(sources):
         assert curves.shares["misses"][0] == pytest.approx(fnr)
         assert curves.shares["misses"][-1] == curves.shares["alarms"][-1] == 0
         assert curves.shares["reviewed_anomalous"][[0, -1]].tolist() == pytest.approx([0, 1])
+
+
+def test_categories_do_not_share_their_draws(sources):
+    """Parts of two categories have nothing to do with each other, though as many and named alike."""
+    [ranking] = make_rankings(
+        replace(source, result=source.result.model_copy(update={"spec": spec}))
+        for source in sources
+        for category in ("one", "two")
+        for spec in [source.result.spec.model_copy(update={"category": category})]
+    )
+    drawn = read_evidence(ranking).augrc[:, :, :, 0]
+    assert np.abs(np.corrcoef(drawn[0, 0, 0], drawn[0, 1, 0])[0, 1]) < 0.3
+    assert np.corrcoef(drawn[0, 0, 0], drawn[1, 0, 0])[0, 1] > 0.3
 
 
 def test_resampled_augrc_is_that_of_the_metrics(sources):

@@ -74,6 +74,14 @@ def test_options_of_a_method_at_hand_are_shown_where_they_are_not_its_defaults(m
     assert method_labels([make_cell("mine", options={"p": 0.3})]) == ["mine[p=0.3]"]
 
 
+def test_settings_other_than_those_of_most_methods_are_in_the_name(make_cell):
+    cells = [make_cell("a", epochs=200), make_cell("b", epochs=200), make_cell("c", epochs=5)]
+    assert method_labels(cells) == ["a", "b", "c[epochs=5]"]
+    assert method_labels(cells[1:]) == ["b[epochs=200]", "c[epochs=5]"]
+    maps = [make_cell("a"), make_cell("b"), make_cell("c", map_size=(32, 32))]
+    assert method_labels(maps) == ["a", "b", "c[map=32x32]"]
+
+
 def test_settings_are_in_the_name_only_where_they_differ_on_one_dataset_and_backbone(make_cell):
     cells = [make_cell(epochs=10), make_cell(epochs=40), make_cell(epochs=40, dataset="mvtec_ad")]
     assert method_labels(cells) == ["deterministic[epochs=10]", "deterministic[epochs=40]", "deterministic"]
