@@ -13,7 +13,7 @@ from rdbench.report.means import Mean
 from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
 from rdbench.report.reread import measured, nothing_under, pick_conditions
 from rdbench.report.standings import LEAD
-from rdbench.report.tables import NOT_THE_SAME, WITH_MARGIN
+from rdbench.report.tables import NOT_THE_SAME, PARTIAL, WITH_MARGIN
 
 COLUMNS = (
     "image_auroc", "failures", "augrc", "augrc_saved", "aurc", "failure_auroc", "errors_caught_10", "ece",
@@ -66,6 +66,10 @@ def _table(ranking: Ranking, k: int) -> str:
         lines.append(f"| {'chance' if control == 'random' else control} | {' | '.join(cells)} |")
     caveat = [f"{ranking.unattained}.", ""] if ranking.unattained else []
     caveat += [NOT_THE_SAME, ""] if any(ranking.share(m, k) for m in methods) else []
+    partial = (mean.defined[:, k] < mean.defined[:, k].max(axis=1, keepdims=True)) & ~np.isnan(mean.value[:, k])
+    caveat += (
+        [f"\\{PARTIAL}", ""] if partial[np.ix_(methods, [ranking.metrics.index(n) for n in columns])].any() else []
+    )
     groups: dict[str, list[str]] = {said: [] for said in (BETTER, SAME, UNDECIDED, WORSE, NO_FAILURES)}
     for m in methods:
         groups.setdefault(_verdict(ranking, mean, m, k), []).append(named[m])
@@ -99,6 +103,8 @@ def _mean(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> str:
 def _figure(ranking: Ranking, mean: Mean, m: int, k: int, name: str) -> str:
     text = _mean(ranking, mean, m, k, name)
     f = ranking.metrics.index(name)
+    if mean.defined[m, k, f] < mean.defined[m, k].max() and not np.isnan(mean.value[m, k, f]):
+        text += "\\*"
     if name in WITH_INTERVAL and (
         interval := written_interval(name, float(mean.low[m, k, f]), float(mean.high[m, k, f]))
     ):

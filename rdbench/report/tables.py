@@ -48,7 +48,10 @@ NOT_THE_SAME = (
     "x of y cells: not on the same cells as the others, which may be harder or easier; such a method stands last, and "
     "its figures are not to be compared with theirs."
 )
-PARTIAL = "*: over the cells that have the figure; `rdbench results --format csv` says why others lack it."
+PARTIAL = (
+    "*: over the cells, and the shifts of a mean, that have the figure; `rdbench results --format csv` says why others "
+    "lack it."
+)
 
 
 @dataclass(frozen=True)

@@ -90,3 +90,13 @@ def test_figures_of_an_older_version_are_not_judged(make_cell):
     text = markdown([make_cell("tta"), make_source("deterministic")])
     assert "(`rdbench evaluate` computes them): `tta`." in text
     assert "`rdbench evaluate`" not in markdown([make_source("deterministic")])
+
+
+def test_a_mean_over_fewer_cells_than_the_method_has_is_marked(make_cell):
+    cells = [make_cell("a", "x"), make_cell("a", "y", failures=0), make_cell("b", "x"), make_cell("b", "y")]
+    text = markdown([Source(cell, "") for cell in cells])
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| `")}
+    assert r"\* (" in rows["`a`"]
+    assert r"\*" not in rows["`b`"]
+    assert r"\*: over the cells" in text
+    assert r"\*: over" not in markdown([Source(cell, "") for cell in cells[2:]])
