@@ -7,6 +7,7 @@ import pytest
 
 from rdbench.benchmark.evaluate import evaluate_predictions
 from rdbench.errors import InputError
+from rdbench.report.entries import Source
 from rdbench.report.markdown import markdown
 from tests.made_up import make_predictions, make_source
 
