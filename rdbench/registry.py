@@ -94,6 +94,8 @@ class MethodFile:
 def find_methods(methods_dir: Path | None = None) -> dict[str, MethodFile]:
     """Every method file by name, broken ones included; the first place that has a name keeps it.
 
+    Another file of that name stands under its path, with the name as its problem; `get_method` refuses the name then.
+
     Raises InputError if `methods_dir` is given and is no directory.
     """
     if methods_dir is not None and not methods_dir.is_dir():
@@ -103,10 +105,17 @@ def find_methods(methods_dir: Path | None = None) -> dict[str, MethodFile]:
         name = path.stem
         if name not in found:
             found[name] = read_method_file(path, origin)
-        elif found[name].path.resolve() != path.resolve():
+        elif not _is_same(path, found[name]):
             message = f"the name {name!r} is taken by {found[name].path}; rename this file"
             found[str(path)] = MethodFile(name, path, origin, problem=message)
     return found
+
+
+def _is_same(path: Path, method: MethodFile) -> bool:
+    """Whether it is the method's file or a copy of it, as in a checkout beside an installed package."""
+    if path.resolve() == method.path.resolve():
+        return True
+    return method.sha256 != "" and read_method_file(path, "").sha256 == method.sha256
 
 
 def _candidates(methods_dir: Path | None) -> Iterable[tuple[Path, str]]:
@@ -237,9 +246,15 @@ def _option_type(name: str, annotation: ast.expr) -> tuple[str, tuple[OptionValu
 
 
 def get_method(name: str, methods: Mapping[str, MethodFile]) -> MethodFile:
-    """The method of that name, broken or not. Raises InputError that offers the nearest names."""
+    """The method of that name, broken or not.
+
+    Raises InputError that offers the nearest names, or says that two files have the name: either may be meant.
+    """
     if name not in methods:
         raise unknown("method", name, (method.name for method in methods.values()))
+    for key, other in methods.items():
+        if other.name == name != key:
+            raise InputError(f"{other.path}: {other.problem}")
     return methods[name]
 
 

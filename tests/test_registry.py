@@ -12,6 +12,7 @@ import pytest
 
 from rdbench.errors import InputError
 from rdbench.registry import BrokenMethod, find_methods, get_method, load_method, parse_options
+from tests.command import Command
 
 GOOD = '''"""A method for the test.
 
@@ -101,6 +102,27 @@ def test_a_built_in_name_is_not_taken_over(folder: Path) -> None:
     methods = find_methods(folder)
     assert methods["deterministic"].origin == "built in"
     assert "is taken by" in methods[str(folder / "deterministic.py")].problem
+    with pytest.raises(InputError, match=r"mine.deterministic\.py: the name 'deterministic' is taken by .*; rename"):
+        get_method("deterministic", methods)
+    assert get_method("tta", methods).origin == "built in"
+
+
+@pytest.mark.parametrize("command", [("methods", "check"), ("methods", "show"), ("run", "--method")])
+def test_a_taken_name_that_is_asked_for_is_refused(rdbench: Command, folder: Path, command: tuple[str, ...]) -> None:
+    """And the built-in is not run in its place."""
+    (folder / "deterministic.py").write_text(GOOD.format(marker=folder.parent / "x"))
+    done = rdbench(*command, "deterministic", "--methods-dir", folder)
+    assert done.code == 2
+    assert "deterministic.py: the name 'deterministic' is taken by" in done.error()
+
+
+def test_a_copy_of_a_method_takes_no_name(folder: Path) -> None:
+    """Who works in a checkout beside an installed package has every file twice."""
+    built_in = find_methods()["deterministic"]
+    (folder / "deterministic.py").write_bytes(built_in.path.read_bytes())
+    methods = find_methods(folder)
+    assert get_method("deterministic", methods) == built_in
+    assert str(folder / "deterministic.py") not in methods
 
 
 def test_a_misspelt_name_gets_the_nearest(folder: Path) -> None:
