@@ -83,7 +83,7 @@ BAD: dict[str, tuple[str, str, str, str]] = {
         "fit",
         "context.train(context.new_student(0), context.calibration, 0)",
         "fit and save",
-        "trains on the calibration images",
+        "fit (line 25): it trains on the calibration images, which the decision threshold is taken from",
     ),
     "writes elsewhere": ("save", "(Path.home() / 'rdbench-strange').mkdir()", "fit and save", "does not let it do"),
     "starts a process": ("fit", "import subprocess; subprocess.run(['ls'])", "fit and save", "starts a process"),
@@ -117,6 +117,18 @@ BAD: dict[str, tuple[str, str, str, str]] = {
     "changes features": ("predict", "batch.features[0].add_(1)", "inputs", "batch.features[0] in place"),
     "changes images": ("predict", "batch.images.clamp_(0)", "inputs", "predict changes batch.images in place"),
     "wrong shape": ("predict", "maps = maps[:, ::2]", "prediction", "has shape (4, 32, 64), wanted (4, 64, 64)"),
+    "transposed members": (
+        "predict",
+        "return Prediction(maps, scores, uncertainty, member_scores=torch.stack([scores] * 3, dim=1))",
+        "prediction",
+        "prediction.member_scores has shape (4, 3), wanted (K, 4): K members, 4 images",
+    ),
+    "members of no dimension": (
+        "predict",
+        "return Prediction(maps, scores, uncertainty, member_scores=scores.mean())",
+        "prediction",
+        "prediction.member_scores has shape (), wanted (K, 4): K members, 4 images",
+    ),
     "wrong type": ("predict", "scores = scores.double()", "prediction", "is torch.float64, wanted a float32 tensor"),
     "no tensor": ("predict", "uncertainty = [0.0] * len(scores)", "prediction", "is list, wanted a float32 tensor"),
     "NaN": ("predict", "uncertainty[0] = float('nan')", "prediction", "holds NaN or infinity"),
@@ -206,7 +218,25 @@ def test_what_is_wrong_is_said_in_words(fault: str, tmp_path: Path, monkeypatch:
     rows = {row.check: row for row in check_method("strange", methods_dir=tmp_path)}
     assert rows[check].outcome == "FAILED", rows
     assert words in rows[check].words
+    assert not [row for row in rows.values() if "BrokenMethod" in row.words or "InputError" in row.words]
     assert not (Path.home() / "rdbench-strange").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise RuntimeError('no')", "{path} does not import: RuntimeError: no"),
+        ("while True: pass", "import took longer than 1 s on images of 64 pixels"),
+    ],
+)
+def test_a_file_that_does_not_import_is_said_in_one_sentence(
+    code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SECONDS", 1.0)
+    path = tmp_path / "strange.py"
+    path.write_text(GOOD + f"\n\n{code}\n")
+    first, *_ = check_method("strange", methods_dir=tmp_path)
+    assert (first.outcome, first.words) == ("FAILED", words.format(path=path))
 
 
 def test_what_is_kept_in_the_module_is_not_saved(tmp_path: Path) -> None:

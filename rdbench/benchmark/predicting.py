@@ -285,15 +285,20 @@ def check_prediction(prediction: Prediction, count: int, size: Sequence[int], de
             continue
         _check_tensor(name, value, shape, device, nonnegative=name != "anomaly_score")
     if (members := prediction.member_scores) is not None:
-        _check_tensor("member_scores", members, (len(members), count), device, nonnegative=False)
+        _check_tensor("member_scores", members, (None, count), device, nonnegative=False)
 
 
-def _check_tensor(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device, nonnegative: bool) -> None:
+def _check_tensor(
+    name: str, value: Tensor, shape: tuple[int | None, ...], device: torch.device, nonnegative: bool
+) -> None:
+    """Hold one tensor against what is wanted; None in `shape` is the number of members, which is the method's own."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         what = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise BrokenMethod(f"prediction.{name} is {what}, wanted a float32 tensor")
-    if tuple(value.shape) != shape:
-        raise BrokenMethod(f"prediction.{name} has shape {tuple(value.shape)}, wanted {shape}")
+    fits = value.dim() == len(shape) and all(n in (None, its) for n, its in zip(shape, value.shape, strict=True))
+    if not fits:
+        wanted = f"(K, {shape[1]}): K members, {shape[1]} images" if None in shape else shape
+        raise BrokenMethod(f"prediction.{name} has shape {tuple(value.shape)}, wanted {wanted}")
     if value.device != device:
         raise BrokenMethod(f"prediction.{name} is on {value.device}, wanted {device}, where the batch is")
     if not value.numel():

@@ -34,7 +34,7 @@ from rdbench.check.subject import Subject
 from rdbench.check.watch import Wrong
 from rdbench.check.world import TEST, WILD, World
 from rdbench.errors import InputError
-from rdbench.registry import OptionValue, find_methods, get_method, parse_options
+from rdbench.registry import BrokenMethod, OptionValue, find_methods, get_method, parse_options
 
 TOLERANCE = 1e-5
 """How far an image's prediction may move with its batch, relative to the largest anomaly: rounding, no more."""
@@ -124,7 +124,7 @@ class _Checks:
             row = Row(name, "skipped", str(reason))
         except Doubt as doubt:
             row = Row(name, "warning", str(doubt))
-        except (Wrong, InputError) as error:
+        except (Wrong, InputError, BrokenMethod) as error:
             row = Row(name, "FAILED", str(error))
         except Exception as error:  # the benchmark's own routines stumbled over what the method made
             row = Row(name, "FAILED", f"{type(error).__name__}: {error}")

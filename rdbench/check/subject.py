@@ -13,7 +13,7 @@ import torch
 
 from rdbench.benchmark.fitting import fit, load_fitted, refuse_training, seed_everything
 from rdbench.benchmark.predicting import check_prediction
-from rdbench.check.watch import Guard, Guarded
+from rdbench.check.watch import IMPORT, Guard, Guarded
 from rdbench.check.world import TEST, World
 from rdbench.protocol import Prediction
 from rdbench.registry import MethodFile, OptionValue, load_method
@@ -30,7 +30,7 @@ class Subject:
     def new(self, **options: OptionValue) -> Guarded:
         """The method from a freshly imported file, so that nothing is handed on but by saving and loading."""
         sys.modules.pop(f"rdbench_method_{self.file.name}_{self.file.sha256[:10]}", None)
-        with self.guard.running("import"):
+        with self.guard.running(IMPORT):
             return Guarded(load_method(self.file, {**self.options, **options}), self.guard)
 
     def fitted(self, **options: OptionValue) -> tuple[Guarded, Path]:

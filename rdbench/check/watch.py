@@ -29,6 +29,8 @@ from rdbench.registry import BrokenMethod
 
 SECONDS = 60.0
 """How long one call of a method's function may take in the small world."""
+IMPORT = "import"
+"""The stage in which the method's file is imported and its class made; the others are named as its functions."""
 
 
 class Wrong(Exception):
@@ -69,7 +71,7 @@ class Guard:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise Wrong(f"{stage} {_in_words(error, self.audit.source)}") from error
+            raise Wrong(_in_words(stage, error, self.audit.source)) from error
         finally:
             self.printed += output.characters
             self._note("random", stage, random_was, _random_states())
@@ -88,7 +90,7 @@ class Guard:
 
         def train(student: nn.Module, images: NormalImages, seed: int, **options: Any) -> nn.Module:
             if images is context.calibration:
-                raise InputError("trains on the calibration images, which the decision threshold is taken from")
+                raise InputError("it trains on the calibration images, which the decision threshold is taken from")
             return context.train(student, images, seed, **options)
 
         def trained(seed: int) -> Student:
@@ -207,10 +209,15 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _in_words(error: BaseException, source: str) -> str:
-    if isinstance(error, _TooLong):
-        return str(error)
+def _in_words(stage: str, error: BaseException, source: str) -> str:
+    for late in (error, error.__cause__):  # the import tells it as any other error of the file
+        if isinstance(late, _TooLong):
+            return f"{stage} {late}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
     where = f" (line {lines[-1]})" if lines else ""
-    kind = "" if isinstance(error, InputError | BrokenMethod) else f"{type(error).__name__}: "
-    return f"raised{where} {kind}{' '.join(str(error).split())}"[:500]
+    text = " ".join(str(error).split())
+    if not isinstance(error, InputError | BrokenMethod):
+        text = f"{stage} raised{where} {type(error).__name__}: {text}"
+    elif stage != IMPORT:  # whose errors name the file
+        text = f"{stage}{where}: {text}"
+    return text[:500]
