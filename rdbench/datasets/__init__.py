@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os.path import exists, isdir  # pathlib's raise where a folder may not be entered
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.catalogue import DATASETS, DatasetInfo
 from rdbench.datasets.scan import LAYOUTS, UNSAYABLE, Layout, Scan, subfolders
 from rdbench.errors import InputError, unknown
+from rdbench.words import count
 
 __all__ = [
     "DATASETS",
@@ -27,6 +28,7 @@ __all__ = [
     "load_category",
     "locate",
     "scan_category",
+    "shortages",
 ]
 
 MIN_TRAIN, MIN_CALIBRATION = 2, 10
@@ -76,11 +78,10 @@ def load_category(
         all_of_them = f"rdbench datasets verify {dataset} --root {shlex.quote(str(home))}"
         more = f" ({len(scan.faults)} faults in all: `{all_of_them}`)" if len(scan.faults) > 1 else ""
         raise InputError(scan.faults[0].message + more)
+    if short := next(shortages(scan), ""):
+        raise InputError(short)
     train, calibration, source = _calibration(scan, seed)
     test = scan.splits["test"]
-    for label, kind in ((0, "normal"), (1, "defect")):
-        if not any(image.label == label for image in test):
-            raise InputError(f"{scan.folder} has no {kind} image to test on; restore its test folders")
     for image in test:
         check_mask_size(image)
     return Category(
@@ -180,27 +181,31 @@ def _calibration(scan: Scan, seed: int) -> tuple[tuple[ImageRecord, ...], tuple[
     """Training images, calibration images, and where those come from."""
     images = scan.splits["train"]
     if "validation" in scan.splits:
-        _enough(scan, "training", len(images), MIN_TRAIN)
-        _enough(scan, "validation", len(scan.splits["validation"]), MIN_CALIBRATION)
         return images, scan.splits["validation"], "validation/good"
-    _enough(scan, "training", len(images), MIN_TRAIN + MIN_CALIBRATION)
-    count = max(MIN_CALIBRATION, round(HOLD_OUT * len(images)))
+    held_out_count = max(MIN_CALIBRATION, round(HOLD_OUT * len(images)))
     # Ordered by a hash of seed and key: the same draw on every machine, with every version of every library.
-    drawn = sorted(images, key=lambda image: hashlib.sha256(f"{seed}/{image.key}".encode()).digest())[:count]
+    drawn = sorted(images, key=lambda image: hashlib.sha256(f"{seed}/{image.key}".encode()).digest())[:held_out_count]
     held_out = frozenset(image.key for image in drawn)
     return (
         tuple(image for image in images if image.key not in held_out),
         tuple(image for image in images if image.key in held_out),
-        f"{count} of the {len(images)} training images, held out by seed {seed}",
+        f"{held_out_count} of the {len(images)} training images, held out by seed {seed}",
     )
 
 
-def _enough(scan: Scan, kind: str, count: int, minimum: int) -> None:
-    if count < minimum:
-        detail = (
-            f" ({MIN_CALIBRATION} to calibrate on and {MIN_TRAIN} to train on)" if minimum > MIN_CALIBRATION else ""
-        )
-        raise InputError(f"{scan.folder} has {count} {kind} images; at least {minimum} are needed{detail}: add images")
+def shortages(scan: Scan) -> Iterator[str]:
+    """What there are too few images of to train, to calibrate or to test, in words; no image is opened."""
+    if "validation" in scan.splits:
+        wanted = {"train": (MIN_TRAIN, "training", ""), "validation": (MIN_CALIBRATION, "validation", "")}
+    else:
+        detail = f" ({MIN_CALIBRATION} to calibrate on and {MIN_TRAIN} to train on)"
+        wanted = {"train": (MIN_TRAIN + MIN_CALIBRATION, "training", detail)}
+    for split, (least, kind, detail) in wanted.items():
+        if (found := len(scan.splits[split])) < least:
+            yield f"{scan.folder} has {count(found, f'{kind} image')}; at least {least} are needed{detail}: add images"
+    for label, kind in ((0, "normal"), (1, "defect")):
+        if not any(image.label == label for image in scan.splits["test"]):
+            yield f"{scan.folder} has no {kind} image to test on; restore its test folders"
 
 
 def why_custom(dataset: str, category: str, scan: Scan) -> str:

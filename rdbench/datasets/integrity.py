@@ -9,7 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdbench.datasets import DATASETS, differences, fingerprinted_files, list_categories, scan_category, why_custom
+from rdbench.datasets import (
+    DATASETS,
+    differences,
+    fingerprinted_files,
+    list_categories,
+    scan_category,
+    shortages,
+    why_custom,
+)
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.decode import cores
 from rdbench.datasets.files import read_image, read_mask_file
@@ -90,6 +98,8 @@ def _check(
         Fault("count", scan.folder, f"{scan.folder} has {text}: unpack the archive again")
         for text in differences(official, counts)
     ]
+    if not faults:  # else what is missing or misplaced says it better
+        faults += [Fault("count", scan.folder, text) for text in shortages(scan)]
     faults += _extra(scan)
     images = [(split, record) for split, records in scan.splits.items() for record in records]
     seen: dict[str, list[tuple[str, Path]]] = {}

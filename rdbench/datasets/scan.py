@@ -231,6 +231,7 @@ def _lit(
 # VisA: split_csv/1cls.csv names object, split, label, image and mask of every image.
 
 VISA_TABLE = "split_csv/1cls.csv"
+VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 def _visa_rows(root: Path) -> list[dict[str, str]]:
@@ -239,7 +240,13 @@ def _visa_rows(root: Path) -> list[dict[str, str]]:
         return []
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+            rows = csv.DictReader(file)
+            if lacking := set(VISA_COLUMNS) - set(rows.fieldnames or ()):
+                raise InputError(
+                    f"table {table} has no column {', '.join(sorted(lacking))}; its first line is to name "
+                    f"{', '.join(VISA_COLUMNS)}, with commas between"
+                )
+            return list(rows)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"table {table} cannot be read ({error}); restore it") from None
 
@@ -262,6 +269,9 @@ def _scan_visa(root: Path, category: str) -> Scan:
         if split not in splits or label not in ("normal", "anomaly") or not image or not inside:
             scan.fault("name", root / VISA_TABLE, f"{root / VISA_TABLE} has a row that is not of VisA's form: {row}")
             continue
+        if split == "train" and label == "anomaly":
+            message = f"{root / VISA_TABLE} has the anomaly {image} among the training images; make its split `test`"
+            scan.fault("name", root / VISA_TABLE, message)
         key = f"{split}/{label}/{PurePosixPath(image).stem}"
         anomalous = label == "anomaly"
         if key in seen:

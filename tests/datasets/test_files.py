@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,10 +61,58 @@ def test_palette_alpha_and_two_level_images(tmp_path: Path) -> None:
     assert read_image(record(tmp_path / "bits.png")).tolist() == [[[255] * 3, [0] * 3]]
 
 
-def test_floating_point_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "image.tif")
-    with pytest.raises(InputError, match=r"image\.tif has floating-point values"):
+@pytest.mark.parametrize(("kind", "what"), [(np.float32, "floating-point values"), (np.int32, "32 bits per channel")])
+def test_pixels_that_do_not_say_what_is_white_are_refused(tmp_path: Path, kind: type, what: str) -> None:
+    """32-bit files hold 8-bit values as often as 16-bit ones."""
+    Image.fromarray(np.full((2, 2), 200, kind)).save(tmp_path / "image.tif")
+    with pytest.raises(InputError, match=rf"image\.tif has {what}.*save it with 8 or 16 bits"):
         read_image(record(tmp_path / "image.tif"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """By the standard's table: where row 0 and column 0 of what is stored are in what is seen."""
+    seen = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
+    stored = {
+        1: seen,
+        2: seen[:, ::-1],
+        3: seen[::-1, ::-1],
+        4: seen[::-1],
+        5: seen.swapaxes(0, 1),
+        6: seen.swapaxes(0, 1)[::-1],
+        7: seen.swapaxes(0, 1)[::-1, ::-1],
+        8: seen.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    path, mask = tmp_path / f"image.{suffix}", tmp_path / "mask.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    Image.fromarray(seen).save(mask)
+    assert np.array_equal(read_image(record(path)), seen)
+    assert np.array_equal(read_mask(record(path, mask)), seen.any(axis=-1))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_data_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(GREY).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(read_image(record(path))[..., 0], GREY)
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_images_and_transparent_palettes_are_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as rdbench's import sets it, which pytest undoes
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    path = tmp_path / "image.png"
+    Image.fromarray(GREY).convert("P").save(path, transparency=bytes([0, 255, 9]))
+    assert np.array_equal(read_image(record(path))[..., 0], GREY)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match="more than 20 pixels, the most that Pillow reads; make it smaller, or cut"):
+        read_image(record(path))
 
 
 def test_masks_are_whatever_is_not_black(tmp_path: Path) -> None:
@@ -75,6 +124,7 @@ def test_masks_are_whatever_is_not_black(tmp_path: Path) -> None:
         np.array([[0, 1], [65535, 0]], np.uint16),
         np.array([[False, True], [True, False]]),
         np.array([[[0, 0, 0], [0, 0, 1]], [[9, 0, 0], [0, 0, 0]]], np.uint8),
+        np.array([[[9, 9, 9, 0], [9, 9, 9, 255]], [[9, 9, 9, 1], [0, 0, 0, 255]]], np.uint8),  # a transparent layer
     ):
         Image.fromarray(pixels).save(mask)
         assert read_mask(record(image, mask)).tolist() == wanted

@@ -72,6 +72,29 @@ def test_each_fault_is_found_with_its_path(tmp_path: Path, damage: Damage, kind:
     assert "\n" not in fault.message
 
 
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("test/crack", "no defect image to test on"),
+        ("test/good", "no normal image to test on"),
+        ("train/good/01*.png", "10 training images; at least 12 are needed"),
+    ],
+)
+def test_what_a_run_has_too_few_images_of_is_a_fault(tmp_path: Path, removed: str, message: str) -> None:
+    folder = trees.mvtec_ad(tmp_path, "mine")
+    for defect in ("dent", *(["crack"] if "crack" in removed else [])):
+        for part in ("test", "ground_truth"):
+            shutil.rmtree(folder / part / defect)
+    for path in folder.glob(removed if "*" in removed else f"{removed}/*"):
+        path.unlink()
+    (fault,) = verify("mvtec_ad", tmp_path)[0].faults
+    assert fault.kind == "count"
+    assert message in fault.message
+    with pytest.raises(InputError) as refused:
+        load_category("mvtec_ad", "mine", tmp_path, seed=0)
+    assert str(refused.value) == fault.message
+
+
 def test_names_that_are_no_utf8_are_named(tmp_path: Path) -> None:
     folder = trees.mvtec_ad(tmp_path, "mine")
     source = trees.draw(tmp_path / "image.png")

@@ -202,6 +202,21 @@ def test_a_damaged_visa_table_gets_one_clear_line(tmp_path: Path, row: str, expe
         load_category("visa", "candle", tmp_path, seed=0)
 
 
+def test_an_anomaly_among_visas_training_images_is_refused(tmp_path: Path) -> None:
+    table = trees.visa(tmp_path)
+    table.write_text(table.read_text().replace("candle,test,anomaly", "candle,train,anomaly", 1))
+    with pytest.raises(InputError, match=r"has the anomaly .* among the training images; make its split `test`"):
+        load_category("visa", "candle", tmp_path, seed=0)
+
+
+def test_a_visa_table_of_another_kind_is_named_with_its_columns(tmp_path: Path) -> None:
+    table = trees.visa(tmp_path)
+    for text in (table.read_text().replace(",", ";"), ""):
+        table.write_text(text)
+        with pytest.raises(InputError, match=r"1cls\.csv has no column image, label, mask, object, split; its first"):
+            load_category("visa", "candle", tmp_path, seed=0)
+
+
 def test_a_visa_table_that_is_no_text(tmp_path: Path) -> None:
     trees.visa(tmp_path).write_bytes(b"object,split\n\xff\xfe\x00")
     with pytest.raises(InputError, match=r"1cls\.csv cannot be read"):
