@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from rdbench.benchmark.gallery import GALLERY
 from rdbench.benchmark.locks import RUN, Locks
 from rdbench.benchmark.results import CellFailure, CellResult, CellSpec, Predictions, slug
+from rdbench.datasets.scan import subfolders
 from rdbench.errors import InputError
 from rdbench.reading import read_bounded
 
@@ -48,8 +49,10 @@ class Store:
     def has(self, spec: CellSpec, *, with_model: bool = False) -> bool:
         """Whether the cell is finished, and its model kept if asked; whole, unless somebody has removed files of it."""
         cell = self.root / spec.path
-        there = (cell / RESULT).is_file() and (cell / PREDICTIONS).is_file()
-        return there and (not with_model or (cell / "model").is_dir())
+        for folder in (cell.parent.parent, cell.parent, cell):
+            _refuse_unreadable(folder)
+        there = isfile(cell / RESULT) and isfile(cell / PREDICTIONS)
+        return there and (not with_model or isdir(cell / "model"))
 
     def load(self, spec: CellSpec) -> CellResult:
         """The finished cell's result."""
@@ -57,18 +60,25 @@ class Store:
 
     def results(self) -> Iterator[tuple[Path, CellResult]]:
         """Every finished cell's directory and result, in the order of their paths."""
-        for path in sorted(self.root.glob(f"[!.]*/*/*/{RESULT}")):
-            yield path.parent, read_result(path)
+        for cell in self.cells():
+            _refuse_unreadable(cell)
+            if isfile(cell / RESULT):
+                yield cell, read_result(cell / RESULT)
 
     def cells(self) -> list[Path]:
         """Every directory that is a cell's by its name or has a result, sorted: what is damaged too."""
-        found = (path for path in self.root.glob("[!.]*/*/[!.]*") if path.is_dir())
-        return sorted(path for path in found if CELL.search(path.name) or (path / RESULT).exists())
+        if not isdir(self.root):
+            return []
+        datasets = (folder for folder in subfolders(self.root) if folder.name != "lost+found")  # of a file system
+        found = (cell for dataset in datasets for category in subfolders(dataset) for cell in subfolders(category))
+        return [cell for cell in found if CELL.search(cell.name) or isfile(cell / RESULT)]
 
     def kept_models(self, like: CellSpec, method: str) -> Iterator[tuple[Path, CellResult]]:
         """Model directory and result of the finished cells of `method` in the group of `like` that kept their model."""
         cells = self.root / slug(like.dataset) / slug(like.category)
         for model in sorted(cells.glob(f"{slug(method)}-s{like.seed}-*/model")):
+            if not isfile(model.parent / RESULT):  # of a cell that somebody has removed files of
+                continue
             result = read_result(model.parent / RESULT)
             if result.spec.group_id == like.group_id:
                 yield model, result
@@ -178,6 +188,12 @@ class Store:
         shutil.rmtree(away, ignore_errors=True)  # of a killed process of the same number, as containers have them
         directory.replace(away)
         shutil.rmtree(away)
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    """Raises InputError for a folder that is there but may not be looked into, which pathlib takes for an empty one."""
+    if isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError(f"{folder} may not be read by this user; change its permissions")
 
 
 def refuse_within(out: Path) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -98,6 +99,42 @@ def test_a_damaged_result_is_named(store: Store, tmp_path: Path, text: str, mess
     with pytest.raises(InputError, match=message) as error:
         list(store.results())
     assert str(directory / RESULT) in str(error.value)
+
+
+def test_a_cell_without_its_result_is_run_again(store: Store, tmp_path: Path) -> None:
+    directory = written(store, tmp_path)
+    (directory / "model").mkdir()
+    assert [model for model, _ in store.kept_models(make_spec(), "deterministic")] == [directory / "model"]
+    (directory / RESULT).unlink()
+    assert not list(store.kept_models(make_spec(), "deterministic"))
+    assert not list(store.results())
+    assert not store.has(make_spec())
+
+
+def test_what_may_not_be_read_is_named_and_not_left_out(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = written(store, tmp_path)
+    for closed in (directory, directory.parent, directory.parent.parent):
+        with monkeypatch.context() as patch:
+            forbid(closed, patch)
+            with pytest.raises(InputError, match=f"{closed} (may not be read|cannot be listed)"):
+                list(store.results())
+            with pytest.raises(InputError, match=f"{closed} may not be read by this user; change its permissions"):
+                store.has(make_spec())
+
+
+def forbid(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """As if the folder belonged to somebody else; the superuser may read every one."""
+    iterdir, access = Path.iterdir, os.access
+
+    def listed(self: Path) -> Iterator[Path]:
+        if self == folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(self)
+
+    patch.setattr(Path, "iterdir", listed)
+    patch.setattr(os, "access", lambda path, mode: path != folder and access(path, mode))
 
 
 def test_changed_predictions_are_refused(store: Store, tmp_path: Path) -> None:
