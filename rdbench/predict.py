@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rdbench.benchmark.images import to_numpy
 from rdbench.benchmark.kept import KeptMethod
 from rdbench.benchmark.results import slug
-from rdbench.benchmark.store import RESULT, read_predictions, read_result
+from rdbench.benchmark.store import RESULT, read_predictions, read_result, refuse_within
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.decode import resized
 from rdbench.datasets.files import read_image
 from rdbench.errors import InputError
-from rdbench.metrics.detection import conformal_threshold
 from rdbench.pictures import figure
 
 MOST_NAMED = 200
@@ -31,7 +32,9 @@ class Answer:
     threshold: float
     uncertainty: float
     doubtful: float
-    """Nine in ten normal calibration images (at alpha 0.10) are less uncertain than that."""
+    """Nine in ten normal calibration images (at alpha 0.10) are at most as uncertain as that."""
+    unattained: str = ""
+    """Which level the threshold keeps instead of alpha, in words, where the calibration images are too few for it."""
 
     @property
     def anomalous(self) -> bool:
@@ -46,7 +49,8 @@ class Answer:
     def words(self) -> tuple[str, str]:
         """The decision, and whether to review it, each with the numbers it comes from."""
         return (
-            f"{'anomalous' if self.anomalous else 'normal'} (score {self.score:.4g}, threshold {self.threshold:.4g})",
+            f"{'anomalous' if self.anomalous else 'normal'} (score {self.score:.4g}, threshold {self.threshold:.4g}"
+            f"{self.unattained})",
             f"{'review' if self.review else 'no review'} (uncertainty {self.uncertainty:.3g}, "
             f"review above {self.doubtful:.3g})",
         )
@@ -66,6 +70,8 @@ def predict_images(
     An image that cannot be read is told to `unreadable` and left out. Raises InputError for a cell without a kept
     model, or an `out` that cannot be written.
     """
+    if out is not None:
+        refuse_within(out)
     if not (cell / RESULT).is_file():
         example = next(iter(sorted(cell.glob(f"*/*/*/{RESULT}"))), None)
         such = f", such as {example.parent}" if example else ""
@@ -73,16 +79,19 @@ def predict_images(
     result = read_result(cell / RESULT)
     model = KeptMethod(cell, result, weights, device, methods_dir)
     calibration = read_predictions(cell, result).calibration_uncertainties
-    doubtful = conformal_threshold(calibration, result.threshold.alpha).value
+    threshold = result.threshold
+    # No conformal threshold: that of few images is their largest, which a bounded uncertainty never exceeds.
+    doubtful = float(np.quantile(calibration, 1 - threshold.alpha, method="inverted_cdf"))
+    unattained = "" if threshold.attained else f", which keeps {threshold.level:.3g} and not alpha {threshold.alpha:g}"
     for number, path in enumerate(paths):
         try:
             pixels = read_image(ImageRecord(key=path.stem, label=0, part="", path=path))
         except InputError as error:
             unreadable(error)
             continue
-        prediction = model.predict(resized(pixels, result.spec.image_size)[None])
+        prediction = model.predict(np.stack([resized(pixels, result.spec.image_size)]))
         score, uncertainty = float(prediction.anomaly_score[0]), float(prediction.uncertainty[0])
-        answer = Answer(path, score, result.threshold.value, uncertainty, doubtful)
+        answer = Answer(path, score, threshold.value, uncertainty, doubtful, unattained)
         if out is not None:
             unsure = prediction.uncertainty_map
             drawn = figure(

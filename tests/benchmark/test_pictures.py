@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from PIL import Image
 
 from rdbench.benchmark.gallery import GALLERY, read_gallery
-from rdbench.benchmark.store import Store
+from rdbench.benchmark.store import RESULT, Store, read_predictions, read_result
 from tests.command import Command, start
+from tests.datasets import trees
 
 RUN = ("run", "--dataset", "toy", "-c", "twill", "--image-size", "64", "--epochs", "1", "--precision", "fp32")
 
@@ -81,6 +84,29 @@ def test_pictures_that_fail_cost_no_cell(rdbench: Command, tmp_path: Path, monke
     assert done.code == 0
     assert "no pictures of deterministic on toy/twill, seed 0: OSError: No space left on device" in done.error()
     assert not (cell(tmp_path, "deterministic") / GALLERY).exists()
+
+
+def test_what_is_more_uncertain_than_nine_in_ten_normal_images_goes_to_review(
+    rdbench: Command, runs: Path, tmp_path: Path
+) -> None:
+    """Of few calibration images too, where a conformal threshold would be the largest of them."""
+    image = trees.draw(tmp_path / "image.png", (64, 64))
+    directory = cell(runs, "deterministic")
+    done = rdbench("predict", directory, image)
+    assert done.code == 0
+    assert "Warning" not in done.err
+    limit = float(re.search(r"review above ([\d.e-]+)\)", done.out)[1])  # type: ignore[index]
+    known = read_predictions(directory, read_result(directory / RESULT)).calibration_uncertainties
+    assert 0 < (known > limit).sum() <= 0.1 * len(known)
+    assert "which keeps" not in done.out
+
+
+def test_a_threshold_that_keeps_another_level_says_so(rdbench: Command, runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "runs"
+    shutil.copytree(runs, other)
+    assert rdbench("evaluate", other, "--alpha", "0.01", "--no-intervals").code == 0
+    done = rdbench("predict", cell(other, "deterministic"), trees.draw(tmp_path / "image.png", (64, 64)))
+    assert re.search(r"threshold [\d.]+, which keeps 0.0\d+ and not alpha 0.01\), ", done.out)
 
 
 def test_prediction_goes_on_past_an_image_that_cannot_be_read(rdbench: Command, runs: Path, tmp_path: Path) -> None:
