@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class InputError(Exception):
     """The user's input cannot be used. The message says what was wrong, where, and what to do."""
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, without numbers and paths; of a folder's copy, which collects reasons, the first."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][2])
+    return error.strerror or str(error)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

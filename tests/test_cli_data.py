@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import tarfile
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from rdbench.benchmark.store import LOCKS, open_store
 from tests.command import QUICK, Command
 from tests.datasets import trees
 
@@ -55,6 +57,46 @@ def test_toy_as_files_reads_as_what_it_was_drawn_from(rdbench: Command, tmp_path
     assert rdbench("datasets", "verify", "mvtec_ad2", "--root", out).code == 0
     assert rdbench("datasets", "export", "toy", out).code == 2, "the directory is not empty"
     assert rdbench("datasets", "export", "mvtec_ad", tmp_path / "x").code == 2
+
+
+def test_a_disk_that_fills_up_leaves_no_half_data_set(
+    rdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = Image.Image.save, []
+
+    def full(self: Image.Image, path: Path) -> None:
+        saved.append(path)
+        if len(saved) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path)
+
+    out = tmp_path / "toy"
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        done = rdbench("datasets", "export", "toy", out)
+    assert done.code == 2
+    assert f"cannot write to {out}: No space left on device; nothing was left there" in done.error()
+    assert not any(out.iterdir())
+
+
+def test_pictures_are_not_written_among_results(rdbench: Command, tmp_path: Path) -> None:
+    runs = open_store(tmp_path / "runs", create=True)
+    runs.work_directory(LOCKS)
+    image = trees.draw(tmp_path / "image.png", (64, 48))
+    for command in (
+        ("shifts", "preview", image, "--out", runs.root / "toy" / "sheet.png"),
+        ("datasets", "export", "toy", runs.root / "toy"),
+        ("predict", runs.root / "cell", image, "--out", runs.root / "figures"),
+    ):
+        done = rdbench(*command)
+        assert done.code == 2
+        assert "lies in a directory of results" in done.error()
+
+
+def test_codes_of_emoji_in_names_are_printed_as_they_are(rdbench: Command, tmp_path: Path) -> None:
+    trees.mvtec_ad(tmp_path, "cam:100:left")
+    assert "cam:100:left" in rdbench("datasets", "verify", "folder", "--root", tmp_path).out
+    assert "a:x:b.png" in rdbench("shifts", "preview", tmp_path / "a:x:b.png").error()
 
 
 def test_shifts_are_listed_and_drawn(rdbench: Command, tmp_path: Path) -> None:

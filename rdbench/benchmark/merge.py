@@ -14,7 +14,7 @@ from rdbench.benchmark.gallery import GALLERY
 from rdbench.benchmark.locks import MERGE, RUN
 from rdbench.benchmark.results import CellFailure, CellResult, Figure
 from rdbench.benchmark.store import FAILED, RESULT, Store, open_store, read_predictions, read_result
-from rdbench.errors import InputError
+from rdbench.errors import InputError, reason
 
 SHOWN = 10
 """How many conflicts are named."""
@@ -124,7 +124,7 @@ def _adopt(target: Store, directory: Path) -> None:
         target.adopt(directory)
     except OSError as error:
         raise InputError(
-            f"cannot copy {directory} to {target.root}: {error.strerror or error}; the cells that are there are whole, "
+            f"cannot copy {directory} to {target.root}: {reason(error)}; the cells that are there are whole, "
             "the same command goes on from here"
         ) from error
 

@@ -16,8 +16,8 @@ from rich.markup import escape
 # Tables in a file or a pipe have no terminal to fit into.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 
-stdout = Console(width=_WIDTH)
-stderr = Console(stderr=True)
+stdout = Console(width=_WIDTH, emoji=False)  # `:x:` in a path is a part of it
+stderr = Console(stderr=True, emoji=False)
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -34,7 +34,7 @@ Runs = Annotated[Path, typer.Argument(help="A directory that `rdbench run` wrote
 
 def own_stderr() -> Console:
     """Stderr as it is now: a run's progress goes there, whatever stands in its place while a method's code runs."""
-    return Console(file=sys.stderr)
+    return Console(file=sys.stderr, emoji=False)
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -90,10 +90,12 @@ def export_toy(
     layout: Annotated[str, typer.Option(help="mvtec_ad or mvtec_ad2.")] = "mvtec_ad2",
 ) -> None:
     """Write the drawn data set as real files in an official layout."""
+    from rdbench.benchmark.store import refuse_within
     from rdbench.datasets import toy
 
     if dataset != "toy":
         raise InputError(f"only toy is drawn and can be exported, not {dataset!r}")
+    refuse_within(directory)
     toy.export(directory, layout)  # type: ignore[arg-type]
     say(f"toy written to {directory}, laid out as {layout}")
 
@@ -128,9 +130,11 @@ def preview(
     seed: Annotated[int, typer.Option(help="As of a run.")] = 0,
 ) -> None:
     """Draw an image under kinds x severities as one contact sheet."""
+    from rdbench.benchmark.store import refuse_within
     from rdbench.shifts import kinds_of
     from rdbench.shifts.preview import contact_sheet
 
+    refuse_within(out)
     kinds = [each for name in kind or ("all",) for each in kinds_of(name)]
     try:
         contact_sheet(image, list(dict.fromkeys(kinds)), seed).save(out)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from rdbench.datasets import drawing, toy_scenes
 from rdbench.datasets.base import Category, ImageArray, ImageRecord, MaskArray
 from rdbench.datasets.drawing import Light
 from rdbench.datasets.toy_scenes import SCENES, Scene
-from rdbench.errors import InputError, unknown
+from rdbench.errors import InputError, reason, unknown
 
 VERSION = 1
 """Part of every random seed: a new number draws other parts."""
@@ -98,25 +99,36 @@ def export(directory: Path, layout: Literal["mvtec_ad", "mvtec_ad2"]) -> None:
     """Write every category as PNG files laid out as `layout`, into a directory that is new or empty.
 
     mvtec_ad has no calibration split: there those images join train/good. mvtec_ad2 also gets its two private test
-    folders, with the good parts again, unlabelled. Raises InputError if the directory holds anything.
+    folders, with the good parts again, unlabelled. Raises InputError if the directory holds anything, or
+    cannot be written.
     """
     if layout not in ("mvtec_ad", "mvtec_ad2"):
         raise unknown("layout", layout, ("mvtec_ad", "mvtec_ad2"))
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} is not an empty directory; give a new one for the exported data set")
-    for name in CATEGORIES:
-        category = load(name)
-        for record in (*category.train, *category.calibration, *category.test):
-            image_path, mask_path = _paths(record, layout)
-            _write(directory / name / image_path, category.read_image(record))
-            if record.label:
-                _write(directory / name / mask_path, category.read_mask(record).astype(np.uint8) * 255)
-            elif layout == "mvtec_ad2" and record.key.startswith("test") and record.lighting != "shift_1":
-                folder, light = (
-                    ("test_private", "regular") if record.lighting == "regular" else ("test_private_mixed", "mixed")
-                )
-                number = record.key.rsplit("/", 1)[1].split("_")[0]
-                _write(directory / name / folder / f"{number}_{light}.png", category.read_image(record))
+    try:
+        for name in CATEGORIES:
+            _export(load(name), directory / name, layout)
+    except BaseException as error:  # half a data set would be taken for a whole one, and refused the next time
+        for name in CATEGORIES:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write to {directory}: {reason(error)}; nothing was left there") from error
+        raise
+
+
+def _export(category: Category, folder: Path, layout: str) -> None:
+    for record in (*category.train, *category.calibration, *category.test):
+        image_path, mask_path = _paths(record, layout)
+        _write(folder / image_path, category.read_image(record))
+        if record.label:
+            _write(folder / mask_path, category.read_mask(record).astype(np.uint8) * 255)
+        elif layout == "mvtec_ad2" and record.key.startswith("test") and record.lighting != "shift_1":
+            split, light = (
+                ("test_private", "regular") if record.lighting == "regular" else ("test_private_mixed", "mixed")
+            )
+            number = record.key.rsplit("/", 1)[1].split("_")[0]
+            _write(folder / split / f"{number}_{light}.png", category.read_image(record))
 
 
 def _paths(record: ImageRecord, layout: str) -> tuple[str, str]:

@@ -82,7 +82,7 @@ def main() -> None:
     sender = _Sender(connection)
     while True:
         task = tasks.get()
-        console = Console(file=sender, width=10_000, color_system=None)  # type: ignore[arg-type]
+        console = Console(file=sender, width=10_000, color_system=None, emoji=False)  # type: ignore[arg-type]
         sender.send("done", work(task, Reporter(console, _CellClock(sender))))
 
 
