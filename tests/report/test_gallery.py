@@ -119,6 +119,32 @@ def test_the_site_shows_what_a_run_kept(tmp_path, maps):
     assert text.count("<span>uncertainty map<") == (len(choices) if maps else 0)
 
 
+def test_a_site_without_pictures_keeps_none_of_an_earlier_one(tmp_path):
+    source = make_source("tta")
+    kept(source, tmp_path / "cell")
+    own = replace(source, directory=tmp_path / "cell")
+    site = write_site([own], tmp_path / "site").parent
+    assert list(site.rglob("*.jpg"))
+    write_site([own], site, with_pictures=False)
+    assert not (site / "gallery").exists()
+
+
+def test_a_site_without_pictures_is_not_written_where_others_lie(tmp_path):
+    """Of a site from before, say, whose list of files a later one has replaced; or somebody's own."""
+    source = make_source("tta")
+    kept(source, tmp_path / "cell")
+    own = replace(source, directory=tmp_path / "cell")
+    site = write_site([own], tmp_path / "site").parent
+    (site / "gallery" / "old").mkdir()
+    (site / "gallery" / "old" / "one.jpg").write_bytes(b"")
+    before = sorted(site.rglob("*"))
+    with pytest.raises(InputError, match=r"old/one\.jpg is no picture of the site that .* names.*another --out"):
+        write_site([own], site, with_pictures=False)
+    assert sorted(site.rglob("*")) == before
+    write_site([own], site)
+    assert sorted(site.rglob("*")) == before
+
+
 def test_pictures_are_left_out_when_asked_or_when_the_threshold_is_another(tmp_path):
     source = make_source("tta")
     kept(source, tmp_path / "cell")

@@ -147,9 +147,44 @@ def test_without_results_the_page_says_what_to_do(tmp_path):
 
 def test_writing_again_replaces_the_page(make_cell, tmp_path):
     site([make_cell("method_a")], tmp_path)
-    page = site([make_cell("method_b")], tmp_path)
+    page = site([make_cell("method_b", image_size=(64, 64))], tmp_path)
     assert "method_b" in page
     assert "method_a" not in page
+    fresh = write_site([make_cell("method_b", image_size=(64, 64))], tmp_path / "fresh").parent
+    again, anew = ({path.relative_to(folder) for path in folder.rglob("*")} for folder in (tmp_path / "site", fresh))
+    assert again == anew
+
+
+def test_what_others_have_beside_the_page_stays(make_cell, tmp_path):
+    """In a web root, say; and whatever a list of files says that is not ours."""
+    out = tmp_path / "site"
+    site([make_cell()], tmp_path)
+    [board] = [path.name for path in (out / "data").iterdir()]
+    theirs = ["methods/how.html", "data/own.js", f"data/{board}/own.txt", "gallery/holiday.jpg", "notes.html"]
+    for name in theirs:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("theirs")
+    site([make_cell(image_size=(64, 64))], tmp_path)
+    assert [(out / name).read_text() for name in theirs] == ["theirs"] * len(theirs)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "not json", "[]", '{"scores": [1, 2]}', '{"boards": [{"id": "..", "methods": []}]}',
+        '{"boards": [{"id": "a", "methods": [{"page": "methods/../../notes.html"}]}]}',
+        '{"boards": [{"id": "a", "methods": [{"page": "/notes.html"}]}]}',
+    ],
+)  # fmt: skip
+def test_a_list_of_files_that_is_not_ours_removes_nothing(make_cell, tmp_path, listed):
+    out = tmp_path / "site"
+    (out / "data").mkdir(parents=True)
+    theirs = [tmp_path / "notes.html", out / "own.js", out / "data" / "own.js"]
+    for path in theirs:
+        path.write_text("theirs")
+    (out / "leaderboard.json").write_text(listed)
+    site([make_cell()], tmp_path)
+    assert [path.read_text() for path in theirs] == ["theirs"] * 3
 
 
 def test_a_place_that_cannot_be_written_is_named(make_cell, tmp_path):
