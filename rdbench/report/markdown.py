@@ -64,7 +64,7 @@ def _table(ranking: Ranking, k: int) -> str:
     for control in CONTROLS:
         cells = [_mean(ranking, mean, reference, k, f"{name}_{control}") for name in columns]
         lines.append(f"| {'chance' if control == 'random' else control} | {' | '.join(cells)} |")
-    caveat = [f"{ranking.unattained}.", ""] if ranking.unattained else []
+    caveat = [line for caution in ranking.cautions for line in (f"Caution: {caution}.", "")]
     caveat += [NOT_THE_SAME, ""] if any(ranking.share(m, k) for m in methods) else []
     partial = (mean.defined[:, k] < mean.defined[:, k].max(axis=1, keepdims=True)) & ~np.isnan(mean.value[:, k])
     caveat += (

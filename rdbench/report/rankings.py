@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdbench.benchmark.results import CLEAN, CellResult, CellSpec
+from rdbench.errors import InputError
 from rdbench.report.columns import DERIVED, bounded, describe, signed
 from rdbench.report.derived import LARGEST, REGULAR, Place, derive, derive_ratios, is_lighting, is_measured
 from rdbench.report.entries import REFERENCE, Source
 from rdbench.report.means import FloatArray, Mean, mean_interval, nan_mean
 from rdbench.report.variants import category_labels, method_labels
+from rdbench.shifts import leaves_alone, parse_shift
 from rdbench.words import count
 
 USUAL_ALPHA = 0.10
@@ -110,6 +112,24 @@ class Ranking:
             return ""
         kept = "; ".join(f"{level:.3g} on {', '.join(sorted(names))}" for level, names in sorted(levels.items()))
         return f"alpha {self.alpha:g} is not attained: too few calibration images, the threshold keeps {kept}"
+
+    @cached_property
+    def idle(self) -> str:
+        """Which shifts leave images of this size as they are, in words; mostly nothing."""
+        names = [name for name in self.conditions if _does_nothing(name, self.spec.image_size)]
+        if not names:
+            return ""
+        height, width = self.spec.image_size
+        leave, them = ("leaves", "it") if len(names) == 1 else ("leave", "them")
+        return (
+            f"{', '.join(names)} {leave} images of {width} x {height} pixels as they are: figures under {them} are "
+            "those of clean images, also in the means over shifts"
+        )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader is warned of, in words; mostly nothing."""
+        return tuple(words for words in (self.unattained, self.idle) if words)
 
     @cached_property
     def complete(self) -> NDArray[np.bool_]:
@@ -325,6 +345,14 @@ def with_mean_shifts(ranking: Ranking) -> Ranking:
                 notes.setdefault((m, c, s, index, f), note)
     conditions = (*ranking.conditions, *groups)
     return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
+
+
+def _does_nothing(condition: str, image_size: tuple[int, int]) -> bool:
+    """Whether the condition is a shift that leaves images of (height, width) as they are."""
+    try:
+        return ":" in condition and all(leaves_alone(shift, image_size) for shift in parse_shift(condition))
+    except InputError:  # a mean over shifts, or a shift of another rdbench
+        return False
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

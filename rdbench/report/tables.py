@@ -163,8 +163,8 @@ def _notes(ranking: Ranking, conditions: Sequence[int], reference: str) -> Itera
             f"{count(len(hidden), 'further condition')}: `rdbench results` shows all, `rdbench results --condition "
             f"{hidden[0]}` one."
         )
-    if ranking.unattained:
-        yield f"Caution: {ranking.unattained}."
+    for caution in ranking.cautions:
+        yield f"Caution: {caution}."
 
 
 def _header(name: str) -> str:

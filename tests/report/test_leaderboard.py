@@ -70,6 +70,15 @@ def test_another_alpha_is_another_table_and_one_that_is_not_attained_is_a_caveat
     assert rows.groupby("board")["alpha"].unique().map(list).tolist() == [[0.1], [0.05]]
 
 
+def test_a_shift_that_did_nothing_is_a_caveat_of_its_table_and_pages(make_cell, tmp_path):
+    made = {"conditions": ("clean", "blur:2", "noise:1")}
+    page = site([make_cell("tta", image_size=(64, 64), **made), make_cell("tta", **made)], tmp_path)
+    words = '<p class="caveat">Caution: blur:2 leaves images of 64 x 64 pixels as they are: figures under it are'
+    assert page.count(words) == page.count("Caution: ") == 1
+    pages = [path.read_text() for path in (tmp_path / "site" / "methods").iterdir()]
+    assert sorted(words in text for text in pages) == [False, True]
+
+
 def test_rows_are_sorted_by_augrc_with_the_controls_among_them(make_cell, tmp_path):
     controls = {"augrc_random": 0.2, "augrc_margin": 0.1, "augrc_oracle": 0.01}
     results = [

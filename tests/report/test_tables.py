@@ -59,6 +59,20 @@ def test_alpha_is_in_the_title_and_a_level_that_is_not_attained_below(make_cell)
     assert "keeps 0.0833 on grid." in " ".join(text.split())
 
 
+@pytest.mark.parametrize("show", [shown, lambda cells: markdown([Source(cell, "") for cell in cells])])
+def test_a_shift_that_did_nothing_at_the_image_size_is_a_caution(make_cell, show):
+    """By what is stored; a name that no shift of this rdbench has is passed over."""
+    names = ("clean", "blur:2", "blur:5", "motion:1", "noise:1", "blur:9", "fog:1")
+    small, usual = (
+        " ".join(show([make_cell(conditions=names, image_size=size)]).split()) for size in ((64, 96), (256, 256))
+    )
+    assert (
+        "Caution: blur:2, motion:1 leave images of 96 x 64 pixels as they are: figures under them are those of clean "
+        "images, also in the means over shifts." in small
+    )
+    assert "Caution" not in usual
+
+
 def test_failed_cells_are_listed_with_their_reason(make_cell):
     cell = make_cell("mine")
     failure = CellFailure(spec=cell.spec, stage="fit", reason="NaN in [the] loss", traceback="", bad_input=False)
