@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS = ("fit", "predict", "save", "load")
 ENTRY_POINTS = "rdbench.methods"
+BUILT_IN, PACKAGE = "built in", "package "
 MAX_SOURCE_BYTES = 1_000_000
 
 OptionValue = bool | int | float | str
@@ -86,6 +87,11 @@ class MethodFile:
     """Options that matter to `predict` alone."""
     problem: str = ""
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether it is built in or a package's, so that it is found wherever a command is run."""
+        return self.origin == BUILT_IN or self.origin.startswith(PACKAGE)
+
     def defaults(self) -> dict[str, OptionValue]:
         """The options' defaults by name."""
         return {option.name: option.default for option in self.options}
@@ -121,7 +127,7 @@ def _is_same(path: Path, method: MethodFile) -> bool:
 def _candidates(methods_dir: Path | None) -> Iterable[tuple[Path, str]]:
     package = Path(__file__).parent
     built_in = package / "methods" if (package / "methods").is_dir() else package.parent / "methods"
-    folders = [(built_in, "built in"), (Path("methods"), "./methods")]
+    folders = [(built_in, BUILT_IN), (Path("methods"), "./methods")]
     if methods_dir is not None:
         folders.append((methods_dir, str(methods_dir)))
     for folder, origin in folders:
@@ -130,7 +136,7 @@ def _candidates(methods_dir: Path | None) -> Iterable[tuple[Path, str]]:
                 if not path.stem.startswith("_"):
                     yield path, origin
     for entry in entry_points(group=ENTRY_POINTS):
-        yield _module_path(entry.value), f"package {entry.dist.name if entry.dist else entry.name}"
+        yield _module_path(entry.value), f"{PACKAGE}{entry.dist.name if entry.dist else entry.name}"
 
 
 def _module_path(module: str) -> Path:

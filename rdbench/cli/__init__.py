@@ -152,11 +152,14 @@ def results(
         list[str] | None,
         typer.Option(help="Of a table: as in the results, or all; repeatable. Else every one, for markdown clean."),
     ] = None,
+    methods_dir: MethodsDir = None,
 ) -> None:
     """Print stored results: a summary table, every figure as tidy rows, or tables that say what beats the margin."""
     from rdbench.benchmark.store import open_store
+    from rdbench.registry import find_methods
     from rdbench.report.tables import summary_table
     from rdbench.report.tidy import as_csv, as_json, tidy
+    from rdbench.report.variants import at_hand
 
     if format not in ("table", "csv", "json", "markdown"):
         raise InputError(f"--format {format}: table, csv, json or markdown is wanted")
@@ -168,17 +171,17 @@ def results(
     found = [result for _, result in store.results()]
     if not found:
         raise InputError(f"no finished cell in {runs}")
-    if format == "markdown":
-        from rdbench.report.entries import stored
-        from rdbench.report.markdown import markdown
+    with at_hand(find_methods(methods_dir)):
+        if format == "markdown":
+            from rdbench.report.entries import stored
+            from rdbench.report.markdown import markdown
 
-        sys.stdout.write(markdown(stored(store), condition or ()))
-        return
-    if format == "table":
-        stdout.print(summary_table(found, conditions=condition or ()))
-    else:
-        rows = tidy(found)
-        sys.stdout.write(as_csv(rows) if format == "csv" else as_json(rows))
+            sys.stdout.write(markdown(stored(store), condition or ()))
+        elif format == "table":
+            stdout.print(summary_table(found, conditions=condition or ()))
+        else:
+            rows = tidy(found)
+            sys.stdout.write(as_csv(rows) if format == "csv" else as_json(rows))
 
 
 def _version(value: bool) -> None:

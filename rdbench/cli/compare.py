@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdbench.cli.common import say, stdout
+from rdbench.cli.common import MethodsDir, say, stdout
 from rdbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,13 +37,17 @@ def compare(
     condition: Conditions = None,
     format: Format = "table",
     out: Drawing = None,
+    methods_dir: MethodsDir = None,
 ) -> None:
     """Test the first method against each of the others over the cells that they have in common."""
+    from rdbench.registry import find_methods
     from rdbench.report.comparison import compare_methods
     from rdbench.report.figures import check_figure_path, comparison_figure, write_figure
+    from rdbench.report.variants import at_hand
 
     check_figure_path(out)
-    found = compare_methods(_sources(runs, format), methods, metric or (), condition or ())
+    with at_hand(find_methods(methods_dir)):
+        found = compare_methods(_sources(runs, format), methods, metric or (), condition or ())
     _print(found, found.rows, format, found.words)
     if out is not None:
         write_figure(comparison_figure(found), out, f"{methods[0]} against {', '.join(methods[1:])}")
@@ -51,12 +55,19 @@ def compare(
 
 
 def readouts(
-    runs: Stored = Path("runs"), method: Methods = None, condition: Conditions = None, format: Format = "table"
+    runs: Stored = Path("runs"),
+    method: Methods = None,
+    condition: Conditions = None,
+    format: Format = "table",
+    methods_dir: MethodsDir = None,
 ) -> None:
     """Say what each way of reading members out is worth, beside margin, chance and oracle."""
+    from rdbench.registry import find_methods
     from rdbench.report.readouts import compare_readouts
+    from rdbench.report.variants import at_hand
 
-    found = compare_readouts(_sources(runs, format), method or (), condition or ())
+    with at_hand(find_methods(methods_dir)):
+        found = compare_readouts(_sources(runs, format), method or (), condition or ())
     _print(found, found.rows, format, found.words)
 
 
@@ -66,13 +77,17 @@ def curve(
     condition: Conditions = None,
     format: Format = "table",
     out: Drawing = None,
+    methods_dir: MethodsDir = None,
 ) -> None:
     """Say what the first k members would have said, for every k, from one run."""
+    from rdbench.registry import find_methods
     from rdbench.report.figures import check_figure_path, curve_figure, write_figure
     from rdbench.report.member_curve import member_curves
+    from rdbench.report.variants import at_hand
 
     check_figure_path(out)
-    found = member_curves(_sources(runs, format), method or (), condition or ())
+    with at_hand(find_methods(methods_dir)):
+        found = member_curves(_sources(runs, format), method or (), condition or ())
     _print(found, found.rows, format, found.words)
     if out is not None:
         write_figure(curve_figure(found), out, "Figures over the number of members")

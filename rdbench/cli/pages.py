@@ -25,18 +25,21 @@ def leaderboard(
     results: Annotated[Path | None, typer.Option(help="Published entries; else those of this installation.")] = None,
     out: Site = Path("site"),
     gallery: Pictures = True,
+    methods_dir: MethodsDir = None,
 ) -> None:
     """Write the leaderboard as a page that opens from the file system."""
     from rdbench.benchmark.store import Store
     from rdbench.report.entries import published, stored
 
     own = _stored(runs) if runs else stored(Store(Path("runs")))
-    _write([*own, *published(results)], out, gallery)
+    _write([*own, *published(results)], out, gallery, methods_dir)
 
 
-def report(runs: Runs = Path("runs"), out: Site = Path("report"), gallery: Pictures = True) -> None:
+def report(
+    runs: Runs = Path("runs"), out: Site = Path("report"), gallery: Pictures = True, methods_dir: MethodsDir = None
+) -> None:
     """Write the same pages for one run alone."""
-    _write(_stored(runs), out, gallery)
+    _write(_stored(runs), out, gallery, methods_dir)
 
 
 def _stored(runs: Path) -> list[Source]:
@@ -50,11 +53,17 @@ def _stored(runs: Path) -> list[Source]:
     return found
 
 
-def _write(cells: list[Source], out: Path, gallery: bool) -> None:
+def _write(cells: list[Source], out: Path, gallery: bool, methods_dir: Path | None) -> None:
     from rdbench.benchmark.progress import Reporter
+    from rdbench.registry import find_methods
     from rdbench.report.leaderboard import write_site
+    from rdbench.report.variants import at_hand
 
-    with Reporter(own_stderr()) as reporter, reporter.step("reading predictions", len(cells), "cells") as step:
+    with (
+        at_hand(find_methods(methods_dir)),
+        Reporter(own_stderr()) as reporter,
+        reporter.step("reading predictions", len(cells), "cells") as step,
+    ):
         page = write_site(cells, out, step.advance, with_pictures=gallery)
     say(f"written: {page}")
 

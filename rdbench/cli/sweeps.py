@@ -64,6 +64,7 @@ def run_lines(
     from rdbench.benchmark.progress import Reporter
     from rdbench.benchmark.run import run_plan
     from rdbench.report.tables import summary_table
+    from rdbench.report.variants import at_hand
 
     out = lines[0].out
     part = Shard.parse(shard) if shard is not None else None
@@ -94,7 +95,8 @@ def run_lines(
         say("interrupted: what is finished is kept, the same command goes on from here", error=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if outcome.finished or outcome.failures:
-        stdout.print(summary_table(outcome.results, outcome.failures, brief=True))
+        with at_hand({name: file for line in lines for name, file in line.methods.items()}):
+            stdout.print(summary_table(outcome.results, outcome.failures, brief=True))
         fresh = len(outcome.finished) - outcome.reused
         say(f"{count(fresh, 'cell')} run, {outcome.reused} there already; results in {out}")
     for message in outcome.bad_input:

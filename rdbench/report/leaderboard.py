@@ -16,7 +16,6 @@ from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult
 from rdbench.benchmark.store import refuse_within
 from rdbench.errors import InputError
 from rdbench.reading import read_bounded
-from rdbench.registry import find_methods
 from rdbench.report.assets import leaderboard_directory
 from rdbench.report.boards import Board, make_board
 from rdbench.report.data_files import data_scripts
@@ -25,6 +24,7 @@ from rdbench.report.libraries import write_libraries
 from rdbench.report.machine import leaderboard_csv, leaderboard_json
 from rdbench.report.pages import gallery, method_page, section
 from rdbench.report.rankings import make_rankings
+from rdbench.report.variants import files_at_hand
 from rdbench.report.views import TRACK
 
 FIGURES = "leaderboard.json"
@@ -69,7 +69,7 @@ def _write(boards: list[Board], out: Path, with_pictures: bool) -> None:
     _write_text(out / FIGURES, json.dumps(leaderboard_json(boards), ensure_ascii=False))
     shutil.copytree(leaderboard_directory("static"), out / "static", dirs_exist_ok=True)
     write_libraries(out / "static")
-    files = find_methods()
+    files = files_at_hand()
     template = environment.get_template("method.html")
     for board in boards:
         for path, script in data_scripts(board).items():

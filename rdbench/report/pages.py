@@ -142,6 +142,7 @@ def method_page(
     sources = ranking.cells_of(method)
     cells = [source.result for source in sources]
     file = files.get(cells[0].spec.method)
+    elsewhere = file is None or not file.is_installed
     at_hand = file is not None and {cell.spec.method_sha256 for cell in cells} == {file.sha256}
     return {
         "name": ranking.methods[method],
@@ -174,7 +175,8 @@ def method_page(
             if (describe(name).family == "cost" or name.endswith("_ratio")) and (note or not np.isnan(value))
         ],
         "provenance": provenance(cells),
-        "commands": commands(cells),
+        "commands": commands(cells, elsewhere=elsewhere),
+        "needs": f"{cells[0].spec.method}.py" if elsewhere else "",
         "gallery": [
             {
                 "path": path,
@@ -262,8 +264,11 @@ def _each(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(value for value in values if value)) or "unknown"
 
 
-def commands(cells: Sequence[CellResult]) -> list[str]:
-    """The commands that make these cells again, one for each set of settings."""
+def commands(cells: Sequence[CellResult], *, elsewhere: bool) -> list[str]:
+    """The commands that make these cells again, one for each set of settings.
+
+    `elsewhere`: the method's file is neither built in nor a package's, so that its folder must be named.
+    """
     settings: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
     for cell in cells:
         spec = cell.spec
@@ -282,10 +287,11 @@ def commands(cells: Sequence[CellResult]) -> list[str]:
         categories[spec.category] = None
         seeds[str(spec.seed)] = None
     method, dataset = cells[0].spec.method, cells[0].spec.dataset
+    folder = ["--methods-dir", "METHODS"] if elsewhere else []
     root = [] if dataset == "toy" else ["--root", "DATA"]
     return [
         shlex.join(
-            ["rdbench", "run", "--method", method, "--dataset", dataset, *root]
+            ["rdbench", "run", "--method", method, *folder, "--dataset", dataset, *root]
             + [word for name in categories for word in ("--category", name)]
             + [word for seed in seeds for word in ("--seed", seed)]
             + list(words)

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rdbench.benchmark.results import CellResult, OptionValue
-from rdbench.registry import find_methods
+from rdbench.registry import MethodFile, find_methods
 
 OF_A_RUN = ("map", "epochs", "batch", "precision")
 """Settings that the methods of a run share, so that others are to be seen."""
+
+
+_at_hand: ContextVar[Mapping[str, MethodFile] | None] = ContextVar("_at_hand", default=None)
+
+
+@contextmanager
+def at_hand(files: Mapping[str, MethodFile]) -> Iterator[None]:
+    """Results read in the block may be of these methods; else of those found without `--methods-dir`.
+
+    Not handed on as an argument, because all that reads results would have to: each of them names methods.
+    """
+    before = _at_hand.set(files)
+    try:
+        yield
+    finally:
+        _at_hand.reset(before)
+
+
+def files_at_hand() -> Mapping[str, MethodFile]:
+    """The method files that say what the options of results mean, by the methods' names."""
+    files = _at_hand.get()
+    return find_methods() if files is None else files
 
 
 def method_labels(cells: Sequence[CellResult]) -> list[str]:
@@ -20,7 +44,7 @@ def method_labels(cells: Sequence[CellResult]) -> list[str]:
     of the method file, ...) stands there where it differs between cells of one method on one dataset and backbone; and
     what a run sets, also where it differs from what most methods have there, or from the others' where most have none.
     """
-    defaults = {name: file.defaults() for name, file in find_methods().items()}
+    defaults = {name: file.defaults() for name, file in files_at_hand().items()}
     values: dict[tuple[str, ...], set[OptionValue]] = defaultdict(set)
     methods: dict[tuple[str, ...], dict[OptionValue, set[str]]] = defaultdict(lambda: defaultdict(set))
     shifts = _covering_shifts(cells)
