@@ -9,8 +9,9 @@ from functools import cached_property
 from rdbench.benchmark.results import CellSpec, slug
 from rdbench.metrics.statistics import RankInterval
 from rdbench.report.curves import Evidence, read_evidence
+from rdbench.report.mean_shifts import with_mean_shifts
 from rdbench.report.means import Mean
-from rdbench.report.rankings import USUAL_ALPHA, Ranking, with_mean_shifts
+from rdbench.report.rankings import USUAL_ALPHA, Ranking
 from rdbench.report.standings import (
     LEAD,
     CriticalDifference,

@@ -20,8 +20,9 @@ from rdbench.errors import InputError, unknown
 from rdbench.metrics.statistics import LEVEL, differences, holm, paired_test
 from rdbench.report.columns import DASH, describe, title, written
 from rdbench.report.entries import Source
+from rdbench.report.mean_shifts import with_mean_shifts
 from rdbench.report.means import FloatArray
-from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
+from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import pick_conditions, pick_methods
 
 METRICS = (

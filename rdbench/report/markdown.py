@@ -9,8 +9,9 @@ import numpy as np
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import title, written, written_interval
 from rdbench.report.entries import Source
+from rdbench.report.mean_shifts import with_mean_shifts
 from rdbench.report.means import Mean
-from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
+from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import measured, nothing_under, pick_conditions
 from rdbench.report.standings import LEAD
 from rdbench.report.tables import NOT_THE_SAME, PARTIAL, WITH_MARGIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
@@ -15,16 +15,13 @@ from rdbench.errors import InputError
 from rdbench.report.columns import DERIVED, bounded, describe, signed
 from rdbench.report.derived import LARGEST, REGULAR, Place, derive, derive_ratios, is_lighting, is_measured
 from rdbench.report.entries import REFERENCE, Source
-from rdbench.report.means import FloatArray, Mean, mean_interval, nan_mean
+from rdbench.report.means import FloatArray, Mean, mean_interval
 from rdbench.report.variants import category_labels, method_labels
 from rdbench.shifts import leaves_alone, parse_shift
 from rdbench.words import count
 
 USUAL_ALPHA = 0.10
 """False-alarm level of the threshold unless a run or an evaluation says otherwise."""
-NOT_EVERY_SHIFT = "not measured under every shift of the mean"
-MEAN = "mean"
-ALL_SHIFTS = f"shifts:{MEAN}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Ranking:
     level: str
     """What its title says of the threshold's alpha: nothing where all rankings have the usual one."""
     pooled: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Conditions that are means over others, see `with_mean_shifts`."""
+    """Conditions that are means over others, see `rdbench.report.mean_shifts`."""
 
     @cached_property
     def name(self) -> str:
@@ -306,45 +303,6 @@ def _usable(numbers: list[float | None]) -> FloatArray:
     """The numbers, NaN for each that is missing, infinite or beyond anything that a figure can be."""
     array = np.array(numbers, dtype=np.float64)
     return np.where(np.abs(array) <= LARGEST, array, np.nan)
-
-
-def with_mean_shifts(ranking: Ranking) -> Ranking:
-    """The ranking with further conditions: the mean over the severities of each shift, and over all shifts.
-
-    The means are made cell by cell, over the conditions in which the cell has the figure; a cell that was not measured
-    under each of them has none, for a mean over milder shifts is no match. A cell's interval is the mean of its
-    intervals: its conditions show one set of parts, so their chances do not average out.
-    """
-    shifts = {k: name.partition(":")[0] for k, name in enumerate(ranking.conditions) if ":" in name}
-    groups = {
-        f"{kind}:{MEAN}": tuple(k for k in shifts if shifts[k] == kind) for kind in dict.fromkeys(shifts.values())
-    }
-    groups[ALL_SHIFTS] = tuple(shifts)
-    groups = {name: members for name, members in groups.items() if len(members) > 1}
-    measured = is_measured(ranking.value)
-
-    def with_means(array: FloatArray) -> FloatArray:
-        means = [
-            np.where(
-                np.all(measured[..., list(m)], axis=3, keepdims=True), nan_mean(array[:, :, :, list(m)], 3), np.nan
-            )
-            for m in groups.values()
-        ]
-        return np.stack([*np.moveaxis(array, 3, 0), *means], axis=3)
-
-    value, low, high = map(with_means, (ranking.value, ranking.low, ranking.high))
-    pooled = dict(enumerate(groups.values(), start=len(ranking.conditions)))
-    notes = dict(ranking.notes)
-    for place in ranking.cells:
-        for index, members in pooled.items():
-            if not measured[place][list(members)].all():
-                notes |= {(*place, index, f): NOT_EVERY_SHIFT for f in range(len(ranking.metrics))}
-    for (m, c, s, k, f), note in ranking.notes.items():
-        for index, members in pooled.items():
-            if k in members and np.isnan(value[m, c, s, index, f]):
-                notes.setdefault((m, c, s, index, f), note)
-    conditions = (*ranking.conditions, *groups)
-    return replace(ranking, conditions=conditions, value=value, low=low, high=high, notes=notes, pooled=pooled)
 
 
 def _does_nothing(condition: str, image_size: tuple[int, int]) -> bool:

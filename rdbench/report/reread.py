@@ -18,8 +18,9 @@ from rdbench.benchmark.results import CLEAN, CellResult, Predictions
 from rdbench.errors import InputError, unknown
 from rdbench.metrics.cell import cell_metrics, check_sample
 from rdbench.report.entries import Source
+from rdbench.report.mean_shifts import with_mean_shifts
 from rdbench.report.means import FloatArray
-from rdbench.report.rankings import Ranking, make_rankings, with_mean_shifts
+from rdbench.report.rankings import Ranking, make_rankings
 
 Version = tuple[str, Mapping[str, View], float]
 """Name, views by condition, threshold."""

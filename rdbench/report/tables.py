@@ -16,8 +16,9 @@ from rich.text import Text
 from rdbench.benchmark.results import CLEAN, CellFailure, CellResult
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.report.columns import UNDEFINED, describe, title, written, written_interval
+from rdbench.report.mean_shifts import ALL_SHIFTS, with_mean_shifts
 from rdbench.report.means import Mean
-from rdbench.report.rankings import ALL_SHIFTS, Ranking, make_rankings, with_mean_shifts
+from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.reread import measured, nothing_under, pick_conditions
 from rdbench.words import count
 

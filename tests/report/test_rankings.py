@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdbench.report.rankings import make_rankings, with_mean_shifts
+from rdbench.report.mean_shifts import with_mean_shifts
+from rdbench.report.rankings import make_rankings
 
 
 def mean_of(ranking, metric, method=0, condition=0, category=None):

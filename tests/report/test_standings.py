@@ -11,7 +11,8 @@ from rdbench.metrics import selective
 from rdbench.report.boards import make_board
 from rdbench.report.curves import REVIEWED, read_evidence
 from rdbench.report.entries import Source
-from rdbench.report.rankings import make_rankings, with_mean_shifts
+from rdbench.report.mean_shifts import with_mean_shifts
+from rdbench.report.rankings import make_rankings
 from rdbench.report.standings import (
     best_and_tied,
     critical_difference,
