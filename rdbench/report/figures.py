@@ -24,6 +24,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 INK, SOFT, LINE = "#1d2125", "#5b646d", "#e2e3de"
 PANEL = 300
 """Height of a curve's panel in pixels."""
+HEAD = '<meta name="viewport" content="width=device-width"><style>body {min-width: 50rem}</style>'
+"""Two panels beside each other need that width; a narrower window scrolls."""
 
 
 def check_figure_path(path: Path | None) -> None:
@@ -40,7 +42,8 @@ def write_figure(figure: Figure, path: Path, name: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         page = figure.to_html(include_plotlyjs=True, full_html=True, config=config)
-        write_text(path, page.replace("<head>", f"<head><title>{escape(name)}</title>", 1))
+        head = f"<head><title>{escape(name)}</title>{HEAD}"
+        write_text(path, page.replace("<html>", '<html lang="en">', 1).replace("<head>", head, 1))
         path.chmod(0o644)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error

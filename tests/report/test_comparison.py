@@ -244,6 +244,8 @@ def test_the_command(rdbench, store, tmp_path):
     page = (tmp_path / "figures" / "c.html").read_text()
     assert "<title>mc_dropout[p=0.3, samples=5] against mc_dropout</title>" in page
     assert 'src="http' not in page
+    assert '<html lang="en">' in page
+    assert '<meta name="viewport"' in page
     rows = json.loads(rdbench(*given, "--format", "json").out)
     assert [row["metric"] for row in rows] == list(METRICS)
     assert {(row["reference"], row["other"], row["pairs"]) for row in rows} == {(given[1], given[2], 9)}
