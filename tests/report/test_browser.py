@@ -1,9 +1,7 @@
-"""The site in a real browser, from the file system. Skipped, loudly, where Debian's chromium and driver are absent."""
+"""The first page and a method's page in a real browser."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from importlib.resources import files
 from urllib.parse import unquote
@@ -12,141 +10,9 @@ import numpy as np
 import pytest
 
 from rdbench.report.leaderboard import write_site
-
-selenium = pytest.importorskip("selenium", reason="selenium is not installed: the site is not tested in a browser")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if not CHROMIUM or not DRIVER:
-    pytest.skip("no chromium and chromedriver here: the site is not tested in a browser", allow_module_level=True)
-
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.select import Select  # noqa: E402
-from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+from tests.report.browser import NARROW, WIDE, ActionChains, Browser, Keys, Select, WebDriverWait
 
 pytestmark = pytest.mark.long
-
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-)  # fmt: skip
-WIDE, NARROW = (1440, 1000), (360, 800)
-
-
-def new_chrome(profile):
-    """A browser with an empty profile, which keeps a log of complaints and of requests."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (*QUIET, f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
-    driver = new_chrome(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
-def page(sources, tmp_path_factory):
-    from tests.made_up import make_cell
-
-    other = [make_cell(method, dataset="visa", conditions=("clean",)) for method in ("deterministic", "tta")]
-    return write_site([*sources, *other], tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """A ranking of as many methods as come with rdbench, and more."""
-    from tests.made_up import make_source
-
-    names = ["deterministic", "a_rather_long_name[placement=decoder, p=0.35]", *(f"method_{m:02d}" for m in range(22))]
-    return write_site([make_source(name, seed=s) for name in names for s in (0, 1)], tmp_path_factory.mktemp("many"))
-
-
-@pytest.fixture(scope="module")
-def lit_page(lit, tmp_path_factory):
-    return write_site(lit, tmp_path_factory.mktemp("lit"))
-
-
-class Browser:
-    """The page at one window size, and what a reader does with it."""
-
-    def __init__(self, chrome, window=WIDE, scheme="light"):
-        self.chrome = chrome
-        width, height = window
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-    def open(self, page, state=""):
-        self.chrome.get("about:blank")
-        for kind in ("browser", "performance"):
-            self.chrome.get_log(kind)  # of an earlier page
-        self.chrome.get(page.as_uri() + (f"#{state}" if state else ""))
-        if page.name == "index.html":
-            self.settle()
-        return self
-
-    def settle(self, draws=1):
-        """Until the page has been drawn that often."""
-        WebDriverWait(self.chrome, 20).until(
-            lambda chrome: int(chrome.execute_script("return document.documentElement.dataset.drawn || 0")) >= draws
-        )
-
-    def draws(self):
-        return int(self.chrome.execute_script("return document.documentElement.dataset.drawn"))
-
-    def change(self, act):
-        """Do something that draws the page anew, and wait for that."""
-        before = self.draws()
-        act()
-        self.settle(before + 1)
-
-    def all(self, selector):
-        return self.chrome.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector):
-        return self.chrome.find_element(By.CSS_SELECTOR, selector)
-
-    def choose(self, name, value):
-        self.change(lambda: Select(self.one(f"[name={name}]")).select_by_value(value))
-
-    def column(self, title):
-        """The shown board's column of that title, top to bottom."""
-        script = """
-            const table = document.querySelector("section.ranking:not([hidden]) table.board");
-            const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
-            const at = heads.findIndex((head) => head === arguments[0] || head.startsWith(arguments[0] + " "));
-            const told = (cell) => cell.querySelector("a") ?? (cell.querySelector(".value, .why") ?? cell).firstChild;
-            const text = (cell) => told(cell)?.textContent.trim() ?? "";
-            return [...table.tBodies[0].rows].map((row) => text(row.cells[at]));
-        """
-        return self.chrome.execute_script(script, title)
-
-    def sort(self, title):
-        heads = self.all("section.ranking:not([hidden]) table.board thead th")
-        head = next(head for head in heads if head.text.replace("\n", " ").startswith(title))
-        before = head.get_attribute("aria-sort")
-        head.click()
-        WebDriverWait(self.chrome, 10).until(lambda _: head.get_attribute("aria-sort") not in (None, before))
-
-    def slide(self, name, value):
-        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
-        self.chrome.execute_script(script, self.one(f".sliders [name={name}]"), value)
-
-    def complaints(self):
-        return [entry["message"] for entry in self.chrome.get_log("browser")]
-
-    def requests(self):
-        """Addresses that the page asked for."""
-        events = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
-        sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("data:")]
 
 
 @pytest.mark.parametrize("window", [WIDE, NARROW])
@@ -216,6 +82,13 @@ def test_all_columns_fit_a_window_of_1300_pixels(chrome, page):
     assert width <= room
 
 
+def test_a_window_of_900_pixels_has_the_board_in_small_type_and_scrolls_no_page(chrome, many):
+    Browser(chrome, (900, 900)).open(many)
+    size = "return getComputedStyle(document.querySelector('table.board')).fontSize"
+    assert chrome.execute_script(size) == "12.8px"
+    assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_columns_sort_both_ways_with_undefined_figures_last(chrome, page):
     browser = Browser(chrome).open(page)
     first = [float(text) for text in browser.column("AUGRC")]
@@ -236,6 +109,20 @@ def test_sorting_by_keyboard(chrome, page):
     head.send_keys(Keys.ENTER)
     sorted_by = "section.ranking:not([hidden]) thead th:nth-child(2)"
     WebDriverWait(chrome, 10).until(lambda _: browser.one(sorted_by).get_attribute("aria-sort"))
+
+
+def test_the_skip_link_keeps_the_view(chrome, page):
+    browser = Browser(chrome).open(page, "find=ens&sort=image_auroc:asc")
+    ActionChains(chrome).send_keys(Keys.TAB, Keys.ENTER).perform()
+    WebDriverWait(chrome, 10).until(lambda _: chrome.execute_script("return scrollY") > 0)
+    WebDriverWait(chrome, 10).until(lambda _: "find=ens" in chrome.current_url)
+    assert "sort=image_auroc:asc" in unquote(chrome.current_url)
+    assert browser.one("[name=find]").get_attribute("value") == "ens"
+    assert browser.column("Method") == ["deep_ensemble"]
+    browser.open(page, "main")
+    assert len(browser.column("Method")) == 6
+    browser.change(lambda: browser.one("[name=find]").send_keys("ens"))
+    assert "#find=ens&" in chrome.current_url
 
 
 def test_search_narrows_the_rows(chrome, page):
@@ -336,6 +223,16 @@ def test_the_explorer_answers_the_sliders(chrome, page, sources, window):
     assert again.complaints() == []
 
 
+def test_the_sliders_have_names_and_say_their_units(chrome, page):
+    browser = Browser(chrome).open(page)
+    browser.slide("defective", 20)
+    sliders = browser.all(".sliders input")
+    assert [slider.accessible_name for slider in sliders] == [
+        "A missed defect costs", "A false alarm costs", "A review costs", "Parts that are defective",
+    ]  # fmt: skip
+    assert [slider.get_attribute("aria-valuetext") for slider in sliders] == ["10", "1", "0.5", "20 %"]
+
+
 @pytest.mark.parametrize("window", [WIDE, NARROW])
 def test_real_lightings_are_offered_and_drawn_and_empty_plots_are_not(chrome, lit_page, window):
     browser = Browser(chrome, window).open(lit_page)
@@ -387,6 +284,21 @@ def test_a_legend_says_how_many_methods_it_leaves_out_and_never_the_reference(ch
     assert "deterministic" in chrome.execute_script(names)
 
 
+def test_lines_fill_their_plot_also_where_some_are_left_out(chrome, many):
+    Browser(chrome).open(many)
+    low, high = chrome.execute_script("return document.querySelector('#plot-trend .plot').layout.yaxis.range")
+    assert 0.5 < low < high <= 1
+
+
+def test_critical_differences_say_how_many_methods_they_leave_out(chrome, make_cell, tmp_path):
+    names = [f"method_{m:02d}" for m in range(14)]
+    cells = [make_cell(name, category, seed) for name in names for category in ("grid", "bolt") for seed in range(3)]
+    browser = Browser(chrome).open(write_site(cells, tmp_path / "fourteen"))
+    assert "seeds; the best 12 of 14 methods are drawn. Bars" in browser.one("#plot-critical").text
+    browser.open(write_site(cells[:72], tmp_path / "twelve"))
+    assert "categories and seeds. Bars" in browser.one("#plot-critical").text
+
+
 @pytest.mark.parametrize("width", [360, 420, 500, 1440])
 def test_a_legend_takes_no_height_from_what_is_drawn(chrome, many, width):
     Browser(chrome, (width, 900)).open(many)
@@ -412,6 +324,34 @@ def test_paper_is_light_whatever_the_screen_and_nothing_is_closed_on_it(chrome, 
     )
     assert chrome.execute_script(look) == screen
     assert screen[1:] == [False, "#56b4e9"]
+
+
+def test_paper_has_all_rows_and_the_screen_its_page_of_them(chrome, make_cell, tmp_path):
+    browser = Browser(chrome).open(write_site([make_cell(f"method_{m:02d}") for m in range(40)], tmp_path))
+    browser.one(".dt-paging [aria-label=Next]").send_keys(Keys.ENTER)
+    screen = browser.column("Method")
+    assert 0 < len(screen) < 30
+    rows = "document.querySelectorAll('table.board tbody tr:not(.control)').length"
+    chrome.execute_script(f"addEventListener('beforeprint', () => (window.printed = {rows}))")
+    chrome.print_page()
+    assert chrome.execute_script("return window.printed") == 40
+    assert browser.column("Method") == screen
+
+
+@pytest.mark.parametrize("content", [None, "rdbench.receive("])
+def test_a_data_file_that_is_not_there_is_named(chrome, make_cell, tmp_path, content):
+    page = write_site([make_cell(name, conditions=("clean", "noise:3")) for name in ("a", "deterministic")], tmp_path)
+    [path] = page.parent.glob("data/*/noise-3-????????.js")
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    browser = Browser(chrome).open(page)
+    assert browser.all("main > .caveat") == []
+    Select(browser.one("[name=images]")).select_by_value("noise:")
+    [note] = WebDriverWait(chrome, 10).until(lambda _: browser.all("main > .caveat"))
+    assert path.relative_to(page.parent).as_posix() in note.text
+    browser.choose("images", "clean")
+    assert browser.all("main > .caveat") == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

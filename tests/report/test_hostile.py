@@ -114,12 +114,11 @@ def test_numbers_of_any_size_leave_a_page(make_cell, tmp_path):
 
 
 def test_in_a_browser_nothing_happens(site):
-    browser_tests = pytest.importorskip("tests.report.test_browser")
-    from selenium.webdriver.support.select import Select
+    from tests.report.browser import Browser, Select, new_chrome
 
-    chrome = browser_tests.new_chrome(site.parent / "profile")
+    chrome = new_chrome(site.parent / "profile")
     try:
-        browser = browser_tests.Browser(chrome).open(site)
+        browser = Browser(chrome).open(site)
         boards = len(browser.all("[name=results] option"))
         assert boards == len(HOSTILE) + 1
         for board in range(1, boards):
