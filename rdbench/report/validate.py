@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +21,16 @@ TOLERANCE = 1e-6
 """Relative; figures that are computed again agree to the last digits, on other machines nearly so."""
 
 
+METHOD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""As `rdbench methods new` names files, and with the capitals and hyphens that a file written by hand may have."""
+
+
 def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> list[str]:
     """What is wrong with the entry, one line each; nothing if all agrees.
 
-    Schema, place, protocol version, official categories and counts, hashes of the predictions, every image figure with
-    its interval and the threshold computed again from them, and bounds of the figures that cannot be (pixels, cost).
+    Schema, place, name of the method, protocol version, official categories and counts, hashes of the predictions,
+    every image figure with its interval and the threshold computed again from them, and bounds of the figures that
+    cannot be (pixels, cost).
     `advance` is called once per cell.
     """
     try:
@@ -32,6 +38,9 @@ def validate_entry(path: Path, advance: Callable[[], None] = lambda: None) -> li
     except InputError as error:
         return [str(error)]
     problems = []
+    method = entry.cells[0].spec.method
+    if not METHOD_NAME.fullmatch(method):
+        problems.append(f"method {method!r}: a name is of letters, digits, _ and -, at most 64, a letter first")
     specs = Counter(cell.spec.digest() for cell in entry.cells)
     for cell in entry.cells:
         if specs[cell.spec.digest()] > 1:

@@ -239,6 +239,14 @@ def test_predictions_of_any_content_are_refused_in_one_line(entry, content, tmp_
         write_site(published(entry.parents[1]), tmp_path / "site")
 
 
+@pytest.mark.parametrize("name", ['<a href="http://example.com">z</a>', "a b", "_mine", "n" * 65, "tta\n"])
+def test_a_method_is_called_as_a_file_can_be(name, tmp_path):
+    [path] = write_entries([make_source(name)], tmp_path)
+    assert any("a name is of letters, digits" in problem for problem in validate_entry(path))
+    [path] = write_entries([make_source("My-method_2")], tmp_path / "other")
+    assert not any("a name is of letters, digits" in problem for problem in validate_entry(path))
+
+
 def test_a_category_that_is_not_official_must_say_custom(tmp_path):
     for dataset, category, words in (
         ("mvtec_ad", "tyres", "tyres is not an official category of mvtec_ad"),
