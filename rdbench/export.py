@@ -24,7 +24,7 @@ from PIL import Image
 
 from rdbench.datasets import DATASETS, ImageRecord, list_categories, scan_category
 from rdbench.datasets.files import image_size
-from rdbench.errors import InputError
+from rdbench.errors import InputError, reason
 
 PRIVATE_SPLITS = ("test_private", "test_private_mixed")
 DEVIATIONS = 3.0
@@ -120,7 +120,7 @@ def export_mvtec_ad2(
             _check_archive(part, wanted.keys())
             os.replace(part, out)
     except OSError as error:  # a full disk, say
-        raise InputError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
+        raise InputError(f"cannot write {out}: {reason(error)}; nothing was written") from error
     official = set(DATASETS["mvtec_ad2"].categories)
     return Export(out, len(written), tuple(sorted(official - validation.keys())))
 

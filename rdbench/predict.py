@@ -16,7 +16,7 @@ from rdbench.benchmark.store import RESULT, read_predictions, read_result, refus
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.decode import resized
 from rdbench.datasets.files import read_image
-from rdbench.errors import InputError
+from rdbench.errors import InputError, reason
 from rdbench.pictures import figure
 
 MOST_NAMED = 200
@@ -106,5 +106,5 @@ def predict_images(
                 name = "-".join(filter(None, (f"{number:03}", path.parent.name, path.stem)))
                 drawn.save(out / f"{name if len(os.fsencode(name)) <= MOST_NAMED else slug(name)}.png")
             except OSError as error:
-                raise InputError(f"cannot write figures to {out}: {error.strerror or error}") from error
+                raise InputError(f"cannot write figures to {out}: {reason(error)}") from error
         yield answer

@@ -22,7 +22,7 @@ from typing import IO, Self
 
 from rdbench.datasets.catalogue import DATASETS
 from rdbench.datasets.scan import LAYOUTS, VISA_TABLE, Layout
-from rdbench.errors import InputError, unknown
+from rdbench.errors import InputError, reason, unknown
 
 MAX_BYTES = 128 * 2**30
 MAX_FILES, MAX_DEPTH = 500_000, 20
@@ -83,7 +83,7 @@ def prepare(
                 _unpack(archive, Path(staging) / str(number), budget)
             return _move_in(Path(staging), root, LAYOUTS[dataset])
     except OSError as error:
-        raise InputError(f"cannot unpack into {root}: {error.strerror or error}; nothing was changed") from None
+        raise InputError(f"cannot unpack into {root}: {reason(error)}; nothing was changed") from None
     finally:
         for folder in created:
             if isdir(folder) and not any(folder.iterdir()):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rdbench.errors import InputError
+from rdbench.errors import InputError, reason
 from rdbench.rd.backbones import Backbone, get_backbone
 
 CONNECT_SECONDS = 5.0
@@ -144,7 +144,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"weights file {path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"weights file {path} cannot be read: {reason(error)}") from error
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(
             f"weights file {path} is no state dict that can be loaded safely; "

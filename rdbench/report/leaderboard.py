@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from rdbench import __version__
 from rdbench.benchmark.results import PROTOCOL_VERSION, CellResult
 from rdbench.benchmark.store import refuse_within
-from rdbench.errors import InputError
+from rdbench.errors import InputError, reason
 from rdbench.reading import read_bounded
 from rdbench.report.assets import leaderboard_directory
 from rdbench.report.boards import Board, make_board
@@ -50,7 +50,7 @@ def write_site(
         _remove_earlier(out, with_pictures)
         _write(boards, out, with_pictures)
     except OSError as error:
-        raise InputError(f"cannot write the site to {out}: {error.strerror}; choose another --out") from error
+        raise InputError(f"cannot write the site to {out}: {reason(error)}; choose another --out") from error
     return out / "index.html"
 
 

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -199,6 +200,15 @@ def test_a_list_of_files_that_is_not_ours_removes_nothing(make_cell, tmp_path, l
 def test_a_place_that_cannot_be_written_is_named(make_cell, tmp_path):
     (tmp_path / "site").write_text("a file")
     with pytest.raises(InputError, match="cannot write the site to"):
+        site([make_cell()], tmp_path)
+
+
+def test_a_disk_that_fills_up_under_a_site_is_said_in_words(make_cell, tmp_path, monkeypatch):
+    def full(source, target, **_):
+        raise shutil.Error([(str(source), str(target), "No space left on device")])
+
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(InputError, match=r"cannot write the site to .*site: No space left on device; choose another"):
         site([make_cell()], tmp_path)
 
 
