@@ -7,8 +7,8 @@
 // defective parts these give budget and cost in production.
 
 (() => {
-  const { state, set, onDraw } = rdbench;
-  const { place, lines, axis, soft, percent, NEEDS } = rdbench.plots;
+  const { state, set, finds, breakable, onDraw } = rdbench;
+  const { place, lines, lacking, axis, soft, percent, NEEDS } = rdbench.plots;
   const form = document.querySelector(".sliders");
   const inputs = [...form.querySelectorAll("input")];
 
@@ -48,11 +48,11 @@
 
   const cheapest = (points) => points.reduce((a, b) => (b.cost < a.cost ? b : a));
 
-  function write(method, best, first, mark = "") {
+  function write(name, best, first, mark = "") {
     const row = document.createElement("tr");
     const head = document.createElement("th");
     head.scope = "row";
-    head.append(method);
+    head.append(...breakable(name));
     const saved = first.cost > 0 ? 1 - best.cost / first.cost : 0;
     row.append(head, ...[shareOf(best.budget), money(best.cost), `${(100 * saved).toFixed(0)} %`].map((text) => {
       const cell = document.createElement("td");
@@ -78,7 +78,9 @@
       const wanted = state[input.name] ?? "";
       input.value = wanted === "" || isNaN(wanted) ? input.defaultValue : wanted; // the browser keeps it in its range
       if (input.name in state) state[input.name] = input.value;
-      form.elements[`${input.name}-value`].value = input.value + input.dataset.unit;
+      const shown = input.value + input.dataset.unit;
+      form.elements[`${input.name}-value`].value = shown;
+      input.setAttribute("aria-valuetext", shown);
     }
     const price = Object.fromEntries(inputs.map((input) => [input.name, Number(input.value)]));
     price.defective /= 100;
@@ -106,7 +108,7 @@
       const at = found.findIndex(({ best }) => best.cost > cheapest(free).cost);
       rows.splice(at < 0 ? rows.length : at, 0, row);
     }
-    body.replaceChildren(...rows);
+    body.replaceChildren(...rows.filter((row) => finds(row.cells[0].textContent)));
 
     const { budget } = top.best;
     const plan = budget === 0 ? "reviewing nothing" : budget === 1 ? "reviewing every part" : `reviewing ${shareOf(budget)} of the parts, the most uncertain first`;
@@ -123,9 +125,10 @@
         { x: method.points.map((p) => p.budget), y: method.points.map((p) => p.cost), mode: "lines" },
         { x: [method.best.budget], y: [method.best.cost], mode: "markers", showlegend: false, hoverinfo: "skip" },
       ];
-    }, found.map(({ m }) => m).filter((m) => board.methods[m][0].toLowerCase().includes(state.find.toLowerCase())));
-    if (free) traces.push({ x: free.map((p) => p.budget), y: free.map((p) => p.cost), name: "threshold margin", mode: "lines", line: soft() });
-    place("#plot-cost", traces, { xaxis: axis("Parts sent to review", { ...percent, range: [-0.02, 1.02] }), yaxis: axis("Cost per part") }, verdict.textContent);
+    }, found.filter(({ name }) => finds(name)).map(({ m }) => m));
+    if (traces.length && free) traces.push({ x: free.map((p) => p.budget), y: free.map((p) => p.cost), name: "threshold margin", mode: "lines", line: soft() });
+    place("#plot-cost", traces, { xaxis: axis("Parts sent to review", { ...percent, range: [-0.02, 1.02] }), yaxis: axis("Cost per part") },
+      traces.length ? verdict.textContent : lacking(board, data, NEEDS));
   }
 
   let last = null;

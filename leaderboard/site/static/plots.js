@@ -3,7 +3,7 @@
 // The plots, drawn by plotly from the same figures as the table.
 
 rdbench.plots = (() => {
-  const { state, options, onDraw, set, NARROW } = rdbench;
+  const { state, options, onDraw, set, finds, NARROW } = rdbench;
   const COLOURS = {
     light: ["#0072b2", "#d55e00", "#009e73", "#b0538f", "#a87900", "#7a4a1e", "#1d2125"],
     dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e59ac6", "#f0c040", "#c9956b", "#f4f1ea"],
@@ -53,6 +53,12 @@ rdbench.plots = (() => {
     return 19 * Math.ceil(names.length / columns);
   }
 
+  // Plotly takes text for markup, in which a name could be a link. Its templates are our own.
+  const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
+  const escaped = (key, value) =>
+    typeof value === "string" && key !== "hovertemplate" ? value.replace(/[&<>]/g, (sign) => ENTITIES[sign]) : value;
+  const plain = (content) => JSON.parse(JSON.stringify(content, escaped));
+
   const AREA = 250; // height of what is drawn in, without axis title and legend
 
   // `room` is for what the words below the horizontal axis need beyond one line.
@@ -85,7 +91,7 @@ rdbench.plots = (() => {
     };
     const whole = { ...base, ...layout };
     plot.style.height = `${whole.height}px`;
-    Plotly.react(plot, traces, whole, { displayModeBar: false, responsive: true }).then(() => stretch(plot, whole.height));
+    Plotly.react(plot, plain(traces), plain(whole), { displayModeBar: false, responsive: true }).then(() => stretch(plot, whole.height));
   }
 
   // Give back what a legend took that is longer than was reckoned; plotly cuts it at half the height, hence in steps.
@@ -99,11 +105,11 @@ rdbench.plots = (() => {
 
   // Methods in the table's order, best first, narrowed by the search box.
   function chosen(board, data) {
-    const wanted = state.find.toLowerCase();
-    return data.all
-      .map(([method]) => method)
-      .filter((method) => method >= 0 && board.methods[method][0].toLowerCase().includes(wanted));
+    return data.all.map(([method]) => method).filter((method) => method >= 0 && finds(board.methods[method][0]));
   }
+
+  // Why a plot is empty.
+  const lacking = (board, data, reason) => (chosen(board, data).length ? reason : "No method is found.");
 
   // One line per method that `make` has one for, the reference always among them; the legend says how many are left out.
   function lines(board, data, make, order = chosen(board, data)) {
@@ -124,7 +130,7 @@ rdbench.plots = (() => {
 
   // Room for the lines, and for their bands unless these are so wide that the lines would be flat.
   function room(traces) {
-    const [inner, outer] = [true, false].map((line) => traces.filter((t) => (t.fill === undefined) === line).flatMap((t) => t.y));
+    const [inner, outer] = [true, false].map((line) => traces.filter((t) => (t.fill === undefined) === line).flatMap((t) => t.y).filter((y) => y !== null));
     const [low, high] = [Math.min(...inner), Math.max(...inner)];
     const [least, most] = [Math.min(low, ...outer), Math.max(high, ...outer)];
     const [little, much] = [Math.max(0.1 * (high - low), 0.01), Math.max(2 * (high - low), 0.1)];
@@ -161,7 +167,7 @@ rdbench.plots = (() => {
       .filter(([method]) => wanted.has(method))
       .map(([method, , figures]) => ({ method, name: board.methods[method][0], x: figures[x], y: figures[y] }))
       .filter((p) => p.x[0] !== null && p.y[0] !== null);
-    if (!points.length) return place("#plot-pareto", [], {}, "Nothing to draw: no method has both figures here.");
+    if (!points.length) return place("#plot-pareto", [], {}, lacking(board, data, "Nothing to draw: no method has both figures here."));
     const up = board.columns[y].direction === "higher" ? 1 : -1;
     const front = [];
     for (const p of [...points].sort((a, b) => a.x[0] - b.x[0] || up * (b.y[0] - a.y[0])))
@@ -207,7 +213,7 @@ rdbench.plots = (() => {
     }
     const top = Math.max(0.01, ...traces.filter((trace) => trace.fill === undefined).flatMap((trace) => trace.y));
     place("#plot-risk", traces, { xaxis: axis("Coverage", { ...percent, range: [0.08, 1.02] }), yaxis: axis("Error rate", { ...percent, range: [0, 1.35 * top] }) },
-      traces.length ? "Risk-coverage curves; the area under them is AURC in the table." : NEEDS);
+      traces.length ? "Risk-coverage curves; the area under them is AURC in the table." : lacking(board, data, NEEDS));
   }
 
   // Against the severity of one kind of shift, or over the real lightings, which have names instead.
@@ -227,7 +233,8 @@ rdbench.plots = (() => {
     const title = isNamed(severities) ? "Lighting" : `Severity of ${kind}`;
     const slanted = isNamed(severities) && narrow();
     const xaxis = axis(slanted ? "" : title, isNamed(severities) ? { type: "category", tickangle: slanted ? 40 : 0 } : { dtick: 1 });
-    place(id, traces, { xaxis, yaxis }, traces.length ? `${trends.titles[metric]} by ${title.toLowerCase()}.` : "No method has this figure here.", slanted ? 36 : 0);
+    const words = traces.length ? `${trends.titles[metric]} by ${title.toLowerCase()}.` : lacking(board, data, "No method has this figure here.");
+    place(id, traces, { xaxis, yaxis }, words, slanted ? 36 : 0);
   }
 
   const isNamed = (severities) => typeof severities[0] === "string";
@@ -259,15 +266,19 @@ rdbench.plots = (() => {
     });
     if (traces.length) traces.push({ x: [0, 1], y: [0, 1], mode: "lines", line: soft("dot"), name: "says what is", hoverinfo: "skip" });
     place("#plot-reliability", traces, { xaxis: axis("Probability of a defect", { range: [-0.02, 1.02] }), yaxis: axis("Frequency", { range: [-0.02, 1.02] }) },
-      traces.length ? "Reliability curves; the distance to the diagonal is ECE in the table." : NEEDS);
+      traces.length ? "Reliability curves; the distance to the diagonal is ECE in the table." : lacking(board, data, NEEDS));
   }
 
   function critical(board, data) {
     const found = data.critical;
+    const extent = document.querySelector("#plot-critical .extent");
+    extent.textContent = "";
     if (!found) return place("#plot-critical", [], {}, "Needs two methods with AUGRC in at least two cells.");
     const names = found.methods.map((m) => board.methods[m][0]);
     if (found.cells < 6)
       return place("#plot-critical", [], {}, `With ${found.cells} cells (category and seed) the test can tell no two methods apart; it takes six.`);
+    const ranked = data.all.filter(([method, , [rank]]) => method >= 0 && rank[0] !== null).length;
+    if (names.length < ranked) extent.textContent = `; the best ${names.length} of ${ranked} methods are drawn`;
     const rows = names.map((_, i) => -i);
     const marks = found.methods.map((m) => looks(data, m).marker);
     const traces = found.groups.map(([first, last], i) => ({
@@ -285,7 +296,7 @@ rdbench.plots = (() => {
       xaxis: axis(`Mean rank, ${found.cells} cells`, { range: [least - 0.1 * room, most + 0.1 * room], tickangle: 0, nticks: narrow() ? 4 : 8 }),
       yaxis: { tickvals: rows, ticktext: names.map((name) => short(name, narrow() ? 18 : 28)), showgrid: false, zeroline: false, automargin: true },
       shapes: names.map((_, i) => ({ type: "line", layer: "below", x0: found.ranks[i], x1: found.ranks[i], y0: -i, y1: 0.4, line: { color: css("--line"), width: 1 } })),
-    }, `Mean ranks: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.`);
+    }, `Mean ranks${extent.textContent}: ${names.map((name, i) => `${name} ${found.ranks[i].toFixed(2)}`).join(", ")}.`);
   }
 
   for (const name of ["x", "y", "trend", "kind"])
@@ -299,5 +310,5 @@ rdbench.plots = (() => {
     critical(board, data);
   });
 
-  return { place, lines, axis, soft, percent, NEEDS };
+  return { place, lines, lacking, axis, soft, percent, NEEDS };
 })();

@@ -1,9 +1,9 @@
 "use strict";
 
-// The tables: rows of the chosen condition and category, sorted and searched by DataTables.
+// The tables: rows of the chosen condition and category, sorted by DataTables.
 
 (() => {
-  const { boards, state, set, options, onDraw } = rdbench;
+  const { boards, state, set, options, finds, breakable, onDraw } = rdbench;
   const form = document.getElementById("tools");
 
   const PAGE = 30; // rows at once: laying out hundreds takes a browser longer than sorting them
@@ -48,17 +48,17 @@
     return cell;
   }
 
+  const nameOf = (board, method) => (method < 0 ? board.controls[-1 - method] : board.methods[method][0]);
+
   function tableRow(board, [method, note, figures]) {
     const row = element("tr", method < 0 ? "control" : "");
     const head = element("th");
     head.scope = "row";
-    const name = method < 0 ? board.controls[-1 - method] : board.methods[method][0];
+    const name = nameOf(board, method);
     head.dataset.order = name;
     if (method < 0) head.append(name);
     else {
-      const [bare] = name.split("["); // long names may break after their words and before their options
-      const parts = [...bare.split(/(?<=_)/), name.slice(bare.length)].filter(Boolean);
-      const link = element("a", "", ...parts.flatMap((part) => [part, element("wbr")]).slice(0, -1));
+      const link = element("a", "", ...breakable(name));
       link.href = board.methods[method][1];
       head.append(link);
     }
@@ -73,6 +73,8 @@
       paging: board.methods.length > PAGE,
       pageLength: PAGE,
       lengthChange: false,
+      searching: false, // its search takes names for markup
+      language: { emptyTable: "No method is found." },
       info: false,
       layout: { topStart: null, topEnd: null, bottomStart: board.methods.length > PAGE ? "paging" : null, bottomEnd: null },
       order: [[lead, "asc"]],
@@ -82,7 +84,6 @@
         ...board.columns.map((column, i) => ({
           targets: i + 1,
           type: "figure",
-          searchable: false,
           orderSequence: column.direction === "higher" ? ["desc", "asc"] : ["asc", "desc"],
         })),
       ],
@@ -143,13 +144,23 @@
     showForm(board);
     if (!tables.has(board.id)) tables.set(board.id, enliven(board));
     const { table, lead } = tables.get(board.id);
-    const view = `${board.id}/${state.images}/${state.category}`;
-    if (view !== shown) {
+    const view = [board.id, state.images, state.category, state.find].join("/");
+    const changed = view !== shown;
+    if (changed) {
       table.clear();
-      table.rows.add(data.rows.map((row) => tableRow(board, row)));
+      table.rows.add(data.rows.filter(([method]) => finds(nameOf(board, method))).map((row) => tableRow(board, row)));
       board.section.querySelector(".sureness").textContent = state.category ? "" : data.sureness;
       shown = view;
     }
-    table.order(wantedOrder(board, lead)).search(state.find).draw();
+    table.order(wantedOrder(board, lead)).draw(changed ? "full-reset" : "full-hold");
   });
+
+  // Paper has all rows, and the screen afterwards the page of them that it had.
+  let page = 0;
+  addEventListener("beforeprint", () => {
+    const table = tables.get(state.results)?.table;
+    page = table?.page();
+    table?.page.len(-1).draw("full-hold");
+  });
+  addEventListener("afterprint", () => tables.get(state.results)?.table.page.len(PAGE).page(page).draw("full-hold"));
 })();
