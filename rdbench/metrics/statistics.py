@@ -5,7 +5,7 @@ weights on the images, on which every metric ending in `_of` is computed for all
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,8 +170,8 @@ def rank_intervals(
     values: per method (C, S). replicates: of each method (C, S, R) resamples of them over parts, whose r-th go
     together. Each resample draws the same seeds within each category for all methods; the categories stand as they
     are, being the benchmark itself. A cell that is `nan` for one method is left out for all. S draws of S seeds spread
-    less than S new seeds would, by sqrt((S - 1) / S), and know no tails: they are moved away from their mean by that
-    much and by Student's t over the normal quantile, as in an interval of a mean.
+    less than S new seeds would and know no tails: they are moved away from their mean by as much as Student's t is
+    wider than that, as in an interval of a mean. A category with one seed takes the deviations of others.
     """
     cells, drawn = (
         np.stack([_cells(name, given[name]) for name in values]) for given in (values, replicates or values)
@@ -201,26 +201,64 @@ def _cells(name: str, values: ArrayLike) -> FloatArray:
     return array
 
 
+def seed_weights(seeds: NDArray[np.integer]) -> FloatArray:
+    """What each category's variance over seeds counts in the variance of the sum of the categories' means.
+
+    seeds: how many each category has, categories along axis 1. It counts one over that; and, as a category with one
+    seed takes the variance of the others, pooled by their degrees of freedom, its share of these once for each such.
+    """
+    freedom = np.maximum(seeds - 1, 0)
+    alone = (seeds == 1).sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = 1 / seeds + alone * freedom / freedom.sum(axis=1, keepdims=True)
+    return np.where(freedom > 0, weights, 0.0)
+
+
 def _resampled_means(cells: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
     """(M, resamples) mean over categories of the mean over seeds, of cells (M, C, S, 1 or resamples)."""
+    every = (np.flatnonzero(~np.isnan(cells[:, c]).all(axis=(0, 2))) for c in range(cells.shape[1]))
+    present = {c: seeds for c, seeds in enumerate(every) if len(seeds)}  # what has no figure cannot be drawn
+    replicate = np.arange(resamples) % cells.shape[3]
+    centre = {c: _mean(cells[:, c, seeds].transpose(0, 2, 1))[:, replicate] for c, seeds in present.items()}
+    several = [c for c, seeds in present.items() if len(seeds) > 1]
+    freedom = np.array([len(present[c]) - 1 for c in several])
+    wider = _student(cells, present, several)
+    means = np.empty((len(cells), resamples, len(present)))
+    for i, (c, seeds) in enumerate(present.items()):
+        deviation = np.zeros((len(cells), resamples))
+        if len(seeds) > 1:
+            drawn = rng.choice(seeds, size=(resamples, len(seeds)))
+            deviation = (_mean(cells[:, c, drawn, replicate[:, None]]) - centre[c]) * _unbiased(len(seeds))
+        elif several:
+            lender = rng.choice(len(several), size=resamples, p=freedom / freedom.sum())
+            for at, other in enumerate(several):
+                mine = np.flatnonzero(lender == at)
+                one = rng.choice(present[other], size=len(mine))
+                off = cells[:, other, one, replicate[mine]] - centre[other][:, mine]
+                deviation[:, mine] = off * _unbiased(len(present[other]))
+        means[:, :, i] = centre[c] + deviation * wider
+    return _mean(means)
+
+
+def _unbiased(seeds: int) -> float:
+    """Draws of some seeds out of as many spread less than new seeds would, by one over this."""
+    return math.sqrt(seeds / (seeds - 1))
+
+
+def _student(cells: FloatArray, present: Mapping[int, NDArray[np.intp]], several: Sequence[int]) -> float:
+    """Student's t over the normal quantile, with Welch's degrees of freedom of the differences between methods."""
     from scipy.special import ndtri, stdtrit
 
-    present = [np.flatnonzero(~np.isnan(cells[:, c]).all(axis=(0, 2))) for c in range(cells.shape[1])]
-    categories = [c for c, seeds in enumerate(present) if len(seeds)]  # what has no figure cannot be drawn
-    replicate = np.arange(resamples) % cells.shape[3]
-    freedom = sum(len(seeds) - 1 for seeds in present if len(seeds))
-    wider = stdtrit(freedom, 0.975) / ndtri(0.975) if freedom else 1.0
-    means = np.full((len(cells), resamples, len(categories)), np.nan)
-    for i, c in enumerate(categories):
-        count = len(present[c])
-        seeds = rng.choice(present[c], size=(resamples, cells.shape[2]))[:, :count]
-        drawn = _mean(cells[:, c, seeds, replicate[:, None]])
-        if count == 1:
-            means[:, :, i] = drawn
-            continue
-        every = _mean(cells[:, c, present[c]].transpose(0, 2, 1))[:, replicate]
-        means[:, :, i] = every + (drawn - every) * wider * math.sqrt(count / (count - 1))
-    return _mean(means)
+    if not several:
+        return 1.0
+    figures = _mean(cells)
+    figures = figures - _mean(figures.transpose(1, 2, 0))  # what all methods share moves no rank
+    counts = np.array([len(seeds) for seeds in present.values()])
+    weights = dict(zip(present, seed_weights(counts[None])[0].tolist(), strict=True))
+    shares = np.array([weights[c] * figures[:, c, present[c]].var(axis=1, ddof=1).sum() for c in several])
+    freedom = np.array([len(present[c]) - 1 for c in several])
+    welch = shares.sum() ** 2 / (shares**2 / freedom).sum() if shares.any() else freedom.sum()
+    return float(stdtrit(welch, 0.975) / ndtri(0.975))
 
 
 def _mean(values: FloatArray) -> FloatArray:

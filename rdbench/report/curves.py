@@ -91,12 +91,10 @@ def read_evidence(ranking: Ranking, advance: Callable[[], None] = lambda: None) 
                 shares[name][m, c, s, k] = curve
             parts[m, c, s, k] = [len(np.unique(view.parts[view.labels == label])) for label in (1, 0)]
             errors = wrong(view, threshold)
-            resampled, replicates = _risk_replicates(view, errors, ranking.categories[c])
+            resampled, augrc[m, c, s, k] = _risk_replicates(view, errors, ranking.categories[c])
             risks["risk_low"][m, c, s, k], risks["risk_high"][m, c, s, k] = np.percentile(
                 resampled, [2.5, 97.5], axis=0
             )
-            if errors.any():
-                augrc[m, c, s, k] = replicates
             free = controls(errors, view.scores, threshold)
             for name, uncertainty in zip(RISKS, (view.uncertainties, free["margin"], free["oracle"]), strict=True):
                 risks[name][m, c, s, k] = _risk(errors, uncertainty)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from rdbench.metrics.statistics import LEVEL
+from rdbench.metrics.statistics import LEVEL, seed_weights
 
 FloatArray = NDArray[np.float64]
 
@@ -24,8 +24,30 @@ class Mean:
     """How many cells have the figure, and of a mean over conditions under each of them."""
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Means over cells (M, ...) and how sure they are, the two sources of chance apart."""
+
+    value: FloatArray
+    below: FloatArray
+    above: FloatArray
+    """Arms of the 95 % interval for the test parts; 0 where cells have none."""
+    variance: FloatArray
+    """Of the mean, for the seeds; 0 where no category has two."""
+    freedom: FloatArray
+    """Of that variance."""
+    known: NDArray[np.bool_]
+    """Whether anything is known of either source."""
+
+    def reach(self, arm: FloatArray, level: float | FloatArray) -> FloatArray:
+        """How far an interval of another level reaches on the side of `arm`, see `mean_interval`."""
+        tail = (1 + level) / 2
+        parts = arm * ndtri(tail) / ndtri((1 + LEVEL) / 2)
+        return np.asarray(np.sqrt(parts**2 + stdtrit(self.freedom, tail) ** 2 * self.variance))
+
+
 def mean_interval(
-    value: FloatArray, low: FloatArray, high: FloatArray, level: float | FloatArray = LEVEL
+    value: FloatArray, low: FloatArray, high: FloatArray, level: float = LEVEL
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean over categories of the means over seeds, with an interval of that level for these very categories.
 
@@ -36,35 +58,33 @@ def mean_interval(
     the method of variance estimates recovery (Zou and Donner 2008), which needs no stored predictions and keeps the
     asymmetry of bounded figures. With one seed it holds the parts alone, with no cell intervals the seeds.
     """
+    spread = mean_spread(value, low, high)
+    below, above = (np.where(spread.known, spread.reach(arm, level), np.nan) for arm in (spread.below, spread.above))
+    return spread.value, spread.value - below, spread.value + above
+
+
+def mean_spread(value: FloatArray, low: FloatArray, high: FloatArray) -> Spread:
+    """The means that `mean_interval` gives, and what its intervals are made of."""
     there = ~np.isnan(value)
     seeds = there.sum(axis=2)
     categories = (seeds > 0).sum(axis=1)
     by_category = nan_mean(value, 2)
-    mean = nan_mean(by_category, 1)
     squares = (np.where(there, value - by_category[:, :, None], 0.0) ** 2).sum(axis=2)
     freedom = np.maximum(seeds - 1, 0)
-    all_freedom = freedom.sum(axis=1)
-    tail = (1 + level) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        shared = (squares.sum(axis=1) / all_freedom)[:, None]
-        of_means = np.where(freedom > 0, squares / freedom, shared) / seeds  # variances
-        of_means = np.where(seeds > 0, of_means, 0.0)
-        variance = of_means.sum(axis=1)
-        single = np.where(freedom > 0, 0.0, of_means).sum(axis=1)
-        spread = np.where(freedom > 0, of_means**2 / freedom, 0.0).sum(axis=1) + single**2 / all_freedom
-        welch = np.where(variance > 0, variance**2 / spread, 1.0)
-        seed_squares = np.where(variance > 0, stdtrit(welch, tail) ** 2 * variance, 0.0)
-        known = (all_freedom > 0) | ~np.isnan(low).all(axis=(1, 2))
-        wider = ndtri(tail) / ndtri((1 + LEVEL) / 2)
+        variances = np.where(freedom > 0, squares / freedom, 0.0)
+        # The part of each category's variance in that of the mean, with its part in those that borrow one.
+        shares = variances * seed_weights(seeds)
+        variance = shares.sum(axis=1)
+        welch = 1 / np.where(freedom > 0, (shares / variance[:, None]) ** 2 / freedom, 0.0).sum(axis=1)
         below, above = (
-            np.where(
-                known,
-                np.sqrt(wider**2 * np.nansum(nan_mean(parts, 2) ** 2, axis=1) + seed_squares) / categories,
-                np.nan,
-            )
-            for parts in (value - low, high - value)
+            np.sqrt(np.nansum(nan_mean(parts, 2) ** 2, axis=1)) / categories for parts in (value - low, high - value)
         )
-    return mean, mean - below, mean + above
+        known = (freedom.sum(axis=1) > 0) | ~np.isnan(low).all(axis=(1, 2))
+        variance = variance / categories**2
+    return Spread(
+        nan_mean(by_category, 1), below, above, variance, np.where(variance > 0, welch, 1.0), known & (categories > 0)
+    )
 
 
 def nan_mean(values: FloatArray, axis: int) -> FloatArray:

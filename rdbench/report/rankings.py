@@ -155,7 +155,7 @@ class Ranking:
         for method, complete in enumerate(self.complete.tolist()):
             categories, seeds = ({place[i] for place in self._places[method]} for i in (1, 2))
             if not complete:
-                words.append(f"{len(categories)} of {len(self.categories)} categories: not ranked")
+                words.append(f"{len(categories)} of {len(self.categories)} categories")
             else:
                 some = len(seeds) < len(self.seeds)
                 words.append(f"{len(seeds)} of {len(self.seeds)} seeds" if some else "")

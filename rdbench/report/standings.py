@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +13,8 @@ from scipy.stats import norm, rankdata
 from rdbench.metrics.catalog import Metric
 from rdbench.metrics.statistics import LEVEL, RankInterval, holm, paired_test, percentile_intervals, rank_intervals
 from rdbench.report.columns import describe
-from rdbench.report.means import FloatArray, mean_interval, nan_mean
+from rdbench.report.compared import compared
+from rdbench.report.means import FloatArray, mean_interval, mean_spread
 from rdbench.report.rankings import Ranking
 
 LEAD = "augrc"
@@ -28,67 +29,29 @@ def best_and_tied(
     """Which methods (M, F) are the best in each metric, equals included, and which (M, F) are tied with them.
 
     A method is tied if the 95 % interval of its difference to the best holds zero, Bonferroni-corrected for all pairs,
-    as which one is the best is seen only afterwards. The two intervals are taken as independent, though methods are
-    tested on the same images: that is cautious, and calls more methods tied than a joint resampling would. Complete
-    methods take part, on the cells in which all of them have the figure. Nothing is best in cost: times are measured
-    once, and differences as small as the clock's noise would look like findings. Nor is anything where cells have no
-    interval: how much of a difference is the parts' chance is not known there.
+    as which one is the best is seen only afterwards. The two methods' parts are taken as independent, though they are
+    tested on the same images: that is cautious. Their seeds' variances are added, with Welch's degrees of freedom.
+    Nothing is best in cost: times are measured once, and differences as small as the clock's noise would look like
+    findings. Nor is a method that lacks the interval of a cell: how much the parts' chance does is not known there.
     """
-    chosen = slice(None) if category is None else slice(category, category + 1)
-    value, low, high = (array[:, chosen] for array in _compared(ranking, condition, metrics))
-    there = ~np.isnan(value) & ranking.complete[:, None, None, None]
-    unsure = (there & np.isnan(low)).any(axis=(0, 1, 2))
+    found = compared(ranking, condition, metrics, category)
+    unsure = (~np.isnan(found.value) & np.isnan(found.low)).any(axis=(1, 2), keepdims=True)
+    spread = mean_spread(np.where(unsure, np.nan, found.value), found.low, found.high)
     sign = np.array([_sign(describe(name)) for name in metrics])
-    sign[unsure] = np.nan
-    taking_part = there.any(axis=(1, 2))
-    methods = taking_part.sum(axis=0)
+    loss = spread.value * sign
+    methods = (~np.isnan(loss)).sum(axis=0)
     level = 1 - (1 - LEVEL) / np.maximum(methods * (methods - 1) / 2, 1)
-    mean, least_of, most_of = mean_interval(value, low, high, level)
-    loss = np.where(taking_part, mean * sign, np.nan)
-    below = np.abs(mean - np.where(sign > 0, least_of, most_of))
-    above = np.abs(np.where(sign > 0, most_of, least_of) - mean)
-    first = np.argmin(np.where(np.isnan(loss), np.inf, loss), axis=0)
-    columns = np.arange(loss.shape[1])
-    reach = np.hypot(below, above[first, columns])
+    first, columns = np.argmin(np.where(np.isnan(loss), np.inf, loss), axis=0), np.arange(len(metrics))
     least = loss[first, columns]
-    best = np.isclose(loss, least, rtol=1e-12, atol=1e-12)  # equal as far as float64 can tell
-    with np.errstate(invalid="ignore"):
-        tied = (loss - least <= reach) & ~best
+    below, above = np.where(sign > 0, (spread.below, spread.above), (spread.above, spread.below))
+    variance = spread.variance + spread.variance[first, columns]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        squares = spread.variance**2 / spread.freedom
+        freedom = np.where(variance > 0, variance**2 / (squares + squares[first, columns]), 1.0)
+        difference = replace(spread, variance=variance, freedom=freedom)
+        best = np.isclose(loss, least, rtol=1e-12, atol=1e-12)  # equal as far as float64 can tell
+        tied = (loss - least <= difference.reach(np.hypot(below, above[first, columns]), level)) & ~best
     return best, tied
-
-
-def _compared(ranking: Ranking, condition: int, metrics: Sequence[str]) -> list[FloatArray]:
-    """Value, low and high (M, C, S, F) like for like: NaN for all where a method that takes part lacks the figure.
-
-    Of a mean over conditions one such condition is left out of the cell's mean, for all methods.
-    """
-    columns = [ranking.metrics.index(name) for name in metrics]
-    arrays = ranking.value, ranking.low, ranking.high
-    members, lacking = _lacking(ranking, condition, columns)
-    if not lacking.any():
-        return [array[:, :, :, condition, columns] for array in arrays]
-    there = ranking.measured[..., condition, None]
-    return [
-        np.where(there, nan_mean(np.where(lacking, np.nan, _of(array, members, columns)), 3), np.nan)
-        for array in arrays
-    ]
-
-
-def _lacking(ranking: Ranking, condition: int, columns: list[int]) -> tuple[list[int], NDArray[np.bool_]]:
-    """The K conditions that this one is a mean over, or itself, and where (C, S, K, F) a figure is not to be used.
-
-    That is where a complete method, which has the figure elsewhere, lacks it though its cell was measured.
-    """
-    members = list(ranking.pooled.get(condition, (condition,)))
-    nothing = np.isnan(_of(ranking.value, members, columns))
-    measured = (ranking.measured[..., condition] & ranking.complete[:, None, None])[..., None, None]
-    taking_part = (measured & ~nothing).any(axis=(1, 2, 3), keepdims=True)
-    return members, np.asarray((measured & nothing & taking_part).any(axis=0))
-
-
-def _of(array: FloatArray, members: list[int], columns: list[int]) -> FloatArray:
-    """(M, C, S, K, F) of some conditions and metrics."""
-    return array[:, :, :, np.array(members)[:, None], columns]
 
 
 def _sign(metric: Metric) -> float:
@@ -103,9 +66,10 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
 
     Those of `augrc` (M, C, S, K, R), computed from predictions and drawn jointly, where a cell has them. Elsewhere
     normal draws with the width of the cell's interval: independent between methods, which is cautious, and the same
-    for all seeds of a category, which share their test images. NaN where a method that takes part lacks the figure.
+    for all seeds of a category, which share their test images. NaN where methods are not compared.
     """
-    value, low, high = (array[..., 0] for array in _compared(ranking, condition, [LEAD]))
+    found = compared(ranking, condition, [LEAD])
+    value, low, high = (array[..., 0] for array in (found.value, found.low, found.high))
     methods, categories, _ = value.shape
     resamples = RESAMPLES if augrc is None else augrc.shape[-1]
     draws = np.random.default_rng(0).standard_normal((methods, categories, 1, resamples)) / norm.ppf(0.975)
@@ -113,22 +77,21 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
     made = value[..., None] + np.where(draws < 0, draws * down, draws * up)
     if augrc is None:
         return np.asarray(made)
-    members, lacking = _lacking(ranking, condition, [ranking.metrics.index(LEAD)])
-    used = ~lacking & ~np.isnan(value)[..., None, None]
-    drawn = augrc[:, :, :, members]
-    unknown = (used & np.isnan(drawn)).any(axis=3)
-    return np.where(unknown, made, nan_mean(np.where(used, drawn, np.nan), 3))
+    kept = found.kept[..., 0]
+    total = np.zeros_like(made)
+    for i, k in enumerate(found.conditions):
+        total += np.where(kept[..., i, None], augrc[:, :, :, k], 0.0)
+    with np.errstate(invalid="ignore"):
+        joint = total / kept.sum(axis=3)[..., None]
+    return np.asarray(np.where(np.isnan(joint), made, joint))
 
 
 def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> dict[int, RankInterval]:
-    """The rank of each complete method by the lead figure, with its 95 % interval over parts and seeds.
-
-    Methods are compared on the cells in which all have the figure; without such a cell nobody has a rank.
-    """
-    taking_part = _ranked(ranking, replicates)
+    """The rank of each method that takes part by the lead figure, with its 95 % interval over parts and seeds."""
+    taking_part = _ranked(replicates)
     if len(taking_part) < 2:
         return {}
-    shown = _compared(ranking, condition, [LEAD])[0][..., 0]
+    shown = compared(ranking, condition, [LEAD]).value[..., 0]
     ranks = rank_intervals(
         {str(m): shown[m] for m in taking_part},
         higher_is_better=False,
@@ -143,25 +106,25 @@ def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -
     Differences below it cannot be told from chance with these parts, drawn for both methods together, and seeds
     (`mean_interval`). NaN if there is no pair to compare.
     """
-    taking_part = _ranked(ranking, replicates)
+    taking_part = _ranked(replicates)
     if len(taking_part) < 2:
         return float("nan")
-    compared, *ends = (array[..., 0] for array in _compared(ranking, condition, [LEAD]))
-    shown, _, _ = mean_interval(compared, *ends)
+    value = compared(ranking, condition, [LEAD]).value[..., 0]
+    shown = mean_spread(value, value, value).value
     best = min(taking_part, key=lambda m: float(np.nan_to_num(shown[m], nan=np.inf)))
     others = [m for m in taking_part if m != best]
     resampled = replicates[others] - replicates[best]
-    value = compared[others] - compared[best]
+    difference = value[others] - value[best]
     intervals = percentile_intervals(resampled.reshape(-1, resampled.shape[-1]))
-    low, high = (np.reshape([getattr(i, end) for i in intervals], value.shape) for end in ("low", "high"))
-    _, below, above = mean_interval(value, low, high)
+    low, high = (np.reshape([getattr(i, end) for i in intervals], difference.shape) for end in ("low", "high"))
+    _, below, above = mean_interval(difference, low, high)
     widths = (above - below)[~np.isnan(above - below)]
     return float(np.median(widths) / 2) if len(widths) else float("nan")
 
 
-def _ranked(ranking: Ranking, replicates: FloatArray) -> list[int]:
-    """The complete methods that have the lead figure at all."""
-    return [m for m in np.flatnonzero(ranking.complete).tolist() if not np.isnan(replicates[m]).all()]
+def _ranked(replicates: FloatArray) -> list[int]:
+    """The methods that take part and have the lead figure."""
+    return [m for m in range(len(replicates)) if not np.isnan(replicates[m]).all()]
 
 
 @dataclass(frozen=True)
@@ -181,10 +144,9 @@ def critical_difference(ranking: Ranking, condition: int, most: int = 12) -> Cri
 
     Pairs are told apart by Wilcoxon's signed-rank test over the cells that all have, with Holm's correction.
     """
-    methods = np.flatnonzero(ranking.complete)
-    values = _compared(ranking, condition, [LEAD])[0][methods].reshape(len(methods), -1)
-    some = ~np.isnan(values).all(axis=1)
-    methods, values = methods[some], values[some]
+    values = compared(ranking, condition, [LEAD]).value.reshape(len(ranking.methods), -1)
+    methods = np.flatnonzero(~np.isnan(values).all(axis=1))
+    values = values[methods]
     values = values[:, ~np.isnan(values).any(axis=0)]
     if len(methods) < 2 or values.shape[1] < 2:
         return None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.statistics import RankInterval
 from rdbench.report.columns import DASH, UNDEFINED, interval_writer, number_writer
+from rdbench.report.compared import taking_part
 from rdbench.report.means import FloatArray, Mean, nan_mean
 from rdbench.report.rankings import Ranking
 from rdbench.report.standings import LEAD, best_and_tied
@@ -87,6 +88,7 @@ def table_rows(
     )
     scale = np.array([bool(suffix) or bool(ranking.complete[m]) for m, suffix in sources])
     bands = _bands(value, low, high, scale)
+    ranked, _ = taking_part(ranking, condition)
     images = _images(ranking, condition, category)
     everywhere = " under every shift of the mean" if condition in ranking.pooled else ""
     writers = [(name, number_writer(name), interval_writer(name)) for name in columns]
@@ -116,7 +118,9 @@ def table_rows(
                 )
             )
         if not suffix:
-            table.append(Row(ranking.methods[m], m, tuple(figures), ranking.lacks[m]))
+            lacks = ranking.lacks[m] or ranking.share(m, condition)
+            note = ": ".join(words for words in (lacks, "" if ranked[m] else "not ranked") if words)
+            table.append(Row(ranking.methods[m], m, tuple(figures), note))
         elif any(figure.value is not None for figure in figures):
             table.append(Row(CONTROL_NAMES[suffix[1:]], None, tuple(figures)))
     lead = 1 + (columns.index(LEAD) if LEAD in columns else 0)
