@@ -118,8 +118,9 @@ def table_rows(
                 )
             )
         if not suffix:
-            lacks = ranking.lacks[m] or ranking.share(m, condition)
-            note = ": ".join(words for words in (lacks, "" if ranked[m] else "not ranked") if words)
+            note = ranking.lacks[m]
+            if not ranked[m]:
+                note = ": ".join(filter(None, (note or ranking.share(m, condition), "not ranked")))
             table.append(Row(ranking.methods[m], m, tuple(figures), note))
         elif any(figure.value is not None for figure in figures):
             table.append(Row(CONTROL_NAMES[suffix[1:]], None, tuple(figures)))

@@ -9,6 +9,7 @@ import pytest
 
 from rdbench.metrics import selective
 from rdbench.report.boards import make_board
+from rdbench.report.columns import DASH
 from rdbench.report.compared import compared
 from rdbench.report.curves import REVIEWED, read_evidence
 from rdbench.report.entries import Source
@@ -21,6 +22,7 @@ from rdbench.report.standings import (
     least_difference,
     rank_methods,
 )
+from rdbench.report.views import table_rows
 
 
 def ranking_of(make_cell, values, categories=("a", "b", "c", "d"), seeds=(0, 1)):
@@ -176,7 +178,7 @@ def test_nothing_is_best_where_the_chance_of_the_parts_is_not_known(make_cell):
     ("categories", "spreads"), [("a", (1,)), ("abcde", (1, 1, 1, 1, 1)), ("abcde", (10, 1, 1, 1, 1))]
 )
 def test_of_equal_methods_hardly_one_is_called_worse_and_one_far_off_is(make_cell, categories, spreads):
-    """22 methods, three seeds that alone make the difference: one of the equals is not tied in 5 of 100 tables at most."""
+    """22 methods, three seeds that alone make the difference: in 5 of 100 tables at most an equal one is not tied."""
     rng = np.random.default_rng(0)
     names = [f"m{i:02}" for i in range(22)]
     [ranking] = make_rankings(
@@ -244,6 +246,23 @@ def test_a_resample_without_a_failure_lets_no_failure_by(sources):
     assert 0.02 < (drawn == 0).mean() < 0.3
     ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, read_evidence(ranking).augrc))
     assert all(rank.high > rank.low for rank in ranks.values())
+
+
+def test_two_that_share_the_first_place_are_first_to_second(make_cell):
+    """Equal in every resample, so both have rank 1.5."""
+    ranking = ranking_of(make_cell, {"x": 0.1, "y": 0.1, "z": 0.9})
+    drawn = np.broadcast_to(ranking.value[..., ranking.metrics.index("augrc")][..., None], (3, 4, 2, 1, 50)).copy()
+    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, drawn))
+    rows = table_rows(ranking, ranking.mean(), ["augrc"], 0, ranks)
+    places = {row.name: row.figures[0].text for row in rows if row.method is not None}
+    assert places == {"x": f"1{DASH}2", "y": f"1{DASH}2", "z": "3"}
+
+
+def test_a_mean_over_shifts_that_lacks_one_says_so(make_cell):
+    [ranking] = make_rankings([shifted(make_cell, "x", 0, {"blur:1": None, "blur:2": 0.3})])
+    board = make_board(ranking)
+    [row] = [row for row in board.rows(board.ranking.conditions.index("blur:mean")) if row.method is not None]
+    assert row.figures[1 + board.columns.index("augrc")].note == "in 0 of 1 cells under every shift of the mean"
 
 
 def test_the_rank_is_that_of_the_figures_that_are_shown(make_cell):
