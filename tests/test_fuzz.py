@@ -261,7 +261,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     path = tmp_path / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-    with pytest.raises(InputError, match=r"bomb\.png cannot be read .*decompression bomb"):
+    with pytest.raises(InputError, match=r"bomb\.png has more than 178,956,970 pixels"):
         read_image(ImageRecord("bomb", 0, "", path=path))
 
 

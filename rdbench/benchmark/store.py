@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from os.path import isdir, isfile  # pathlib's raise where a name is too long
+from os.path import isdir, isfile, lexists  # pathlib's raise where a name is too long
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -62,7 +62,7 @@ class Store:
         """Every finished cell's directory and result, in the order of their paths."""
         for cell in self.cells():
             _refuse_unreadable(cell)
-            if isfile(cell / RESULT):
+            if lexists(cell / RESULT):
                 yield cell, read_result(cell / RESULT)
 
     def cells(self) -> list[Path]:
@@ -71,7 +71,7 @@ class Store:
             return []
         datasets = (folder for folder in subfolders(self.root) if folder.name != "lost+found")  # of a file system
         found = (cell for dataset in datasets for category in subfolders(dataset) for cell in subfolders(category))
-        return [cell for cell in found if CELL.search(cell.name) or isfile(cell / RESULT)]
+        return [cell for cell in found if CELL.search(cell.name) or lexists(cell / RESULT)]
 
     def kept_models(self, like: CellSpec, method: str) -> Iterator[tuple[Path, CellResult]]:
         """Model directory and result of the finished cells of `method` in the group of `like` that kept their model."""

@@ -41,7 +41,7 @@ def test_every_command_knows_the_options_of_a_method_in_a_named_folder(
         assert name in rdbench("results", runs, "--format", format, *known).out
         assert name not in rdbench("results", runs, "--format", format).out
     assert name in rdbench("compare", name, "deterministic", "--runs", runs, *known).out
-    assert name in rdbench("readouts", "--runs", runs, "-m", name, *known).out
+    assert name in rdbench("readouts", "--runs", runs, "-m", name, "--format", "csv", *known).out
     assert name in rdbench("curve", "--runs", runs, "-m", name, *known).out
     assert rdbench("report", runs, "--out", tmp_path / "site", *known).code == 0
     [page] = [path.read_text() for path in (tmp_path / "site" / "methods").glob("*own_net-samples*.html")]
