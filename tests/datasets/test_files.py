@@ -93,6 +93,17 @@ def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path, suffix: str, or
     assert np.array_equal(read_mask(record(path, mask)), seen.any(axis=-1))
 
 
+def test_a_photograph_taken_on_its_side_is_turned(tmp_path: Path) -> None:
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "as_stored.jpg")
+    stored.save(tmp_path / "turned.jpg", exif=exif)
+    seen = np.rot90(read_image(record(tmp_path / "as_stored.jpg")), -1)
+    assert np.array_equal(read_image(record(tmp_path / "turned.jpg")), seen)
+    assert read_mask(record(tmp_path / "turned.jpg")).shape == seen.shape[:2]
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_data_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
