@@ -152,7 +152,8 @@ def curve_figure(curves: Reread) -> Figure:
                     hovertemplate="%{x} members: %{y:.4f}<extra>" + name + "</extra>",
                 ), **at,
             )  # fmt: skip
-    figure.update_xaxes(title={"text": "members k", "font": {"size": 12}}, rangemode="tozero", tickformat="d")
+    step = math.ceil(int(curves.rows["members"].max()) / 10)  # whole: of three members plotly would mark halves
+    figure.update_xaxes(title={"text": "members k", "font": {"size": 12}}, rangemode="tozero", dtick=step)
     _dress(
         figure,
         "Figures over the number of members",

@@ -16,6 +16,7 @@ from rdbench.metrics import selective
 from rdbench.metrics.catalog import CONTROLS
 from rdbench.metrics.readouts import READOUTS, first_members, read_out
 from rdbench.report.entries import Source
+from rdbench.report.figures import curve_figure
 from rdbench.report.member_curve import MEASURED, member_curves, why_no_curve
 from rdbench.report.readouts import METRICS, compare_readouts
 from tests.command import QUICK, start
@@ -139,6 +140,15 @@ def test_the_curve_ends_at_the_stored_figures(some):
         assert last["std"][metric] == pytest.approx(stored.mean(axis=0).std(ddof=1))
     assert rows[(rows["members"] == 1) & (rows["metric"] == "failure_auroc")]["value"].item() == 0.5  # all tied
     assert "±" in text_of(member_curves(some))
+
+
+@pytest.mark.parametrize(("most", "step"), [(3, 1), (10, 1), (20, 2)])
+def test_the_curve_is_drawn_over_whole_members(some, most, step):
+    curves = member_curves(some)
+    heading, rows = curves.tables[0]
+    rows = rows.assign(members=rows["members"].clip(upper=most).replace(5, most))
+    figure = curve_figure(replace(curves, rows=rows, tables=((heading, rows),)))
+    assert {axis.dtick for axis in figure.select_xaxes()} == {step}
 
 
 def test_the_curve_marks_figures_that_some_cells_lack(some):
