@@ -69,7 +69,7 @@ def with_failure_auroc(make_cell, values):
     return [
         make_cell(method, category, figures={"failure_auroc": value})
         for method, each in values.items()
-        for category, value in zip("abc", each, strict=True)
+        for category, value in zip("abc", each, strict=False)
     ]
 
 
@@ -206,6 +206,24 @@ def test_higher_is_better_where_the_catalogue_says_so(make_cell):
     best, _ = best_and_tied(ranking, 0, ranking.metrics)
     assert best[:, ranking.metrics.index("image_auroc")].tolist() == [False, True]
     assert not best[:, ranking.metrics.index("failures")].any()
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(0.045, True), (0.055, False)])
+def test_where_more_is_better_the_lower_arm_of_the_best_counts(make_cell, difference, expected):
+    """Of the best, whose upper arm ends at 1, 0.04 below; of the other 0.03 above: together 0.05."""
+    cells = [make_cell(m, figures={"image_auroc": v}) for m, v in (("best", 0.99), ("other", 0.99 - difference))]
+    [ranking] = make_rankings(cells)
+    _, tied = best_and_tied(ranking, 0, ["image_auroc"])
+    assert tied[:, 0].tolist() == [False, expected]
+
+
+def test_incomplete_methods_take_no_cell_from_the_others_however_many_they_are(make_cell):
+    parts = {f"part{i}": (0.5,) for i in range(3)}
+    cells = with_failure_auroc(make_cell, {"x": (0.9, 0.9, 0.9), "y": (0.1, 0.1, 0.1), **parts})
+    [ranking] = make_rankings(cells)
+    there = ~np.isnan(compared(ranking, 0, ["failure_auroc"]).value[:, :, 0, 0])
+    found = dict(zip(ranking.methods, there.sum(axis=1).tolist(), strict=True))
+    assert found == {"x": 3, "y": 3, **dict.fromkeys(parts, 0)}
 
 
 def test_ranks_of_methods_far_apart_are_certain_and_of_equals_are_not(make_cell):
