@@ -17,7 +17,7 @@ from rdbench.benchmark.cost import count_passes
 from rdbench.benchmark.images import FeatureBank
 from rdbench.benchmark.store import Store
 from rdbench.errors import InputError
-from rdbench.rd import training
+from rdbench.rd import graphs, training
 from rdbench.rd.anomaly import anomaly_map, anomaly_score
 from rdbench.rd.backbones import get_backbone
 from rdbench.rd.graphs import StepGraph
@@ -122,7 +122,7 @@ def test_training_by_graphs_gives_the_same_bits(
             recorded += 1
             super().__init__(*given)
 
-    monkeypatch.setattr(training, "StepGraph", Counted)
+    monkeypatch.setattr(graphs, "StepGraph", Counted)
     results = []
     warnings.simplefilter("error")
     for worth in (10**9, 0):
@@ -130,6 +130,25 @@ def test_training_by_graphs_gives_the_same_bits(
         results.append(trained(images, STUDENTS[kind](build_student(BACKBONE, 1, GPU)), precision))
     assert same(*results)
     assert recorded == (kind == "plain"), "what has layers or hooks of its own is trained without"
+
+
+def test_a_graph_that_does_something_else_than_the_step_is_not_used(
+    images: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the smallest step of one weight that float32 has."""
+    own = StepGraph.replay
+
+    def replay(graph: StepGraph, features: Pyramid) -> None:
+        own(graph, features)
+        weight = next(graph._student.parameters()).detach()
+        first = weight[(0,) * weight.dim()]
+        first.copy_(torch.nextafter(first, first + 1))
+
+    wanted = trained(images, build_student(BACKBONE, 0, GPU))
+    monkeypatch.setattr(training, "STEPS_WORTH_A_GRAPH", 0)
+    monkeypatch.setattr(StepGraph, "replay", replay)
+    with pytest.warns(UserWarning, match="other weights than the step itself"):
+        assert same(trained(images, build_student(BACKBONE, 0, GPU)), wanted)
 
 
 def test_a_graph_follows_the_learning_rate(images: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ else runs as it always does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -29,6 +29,40 @@ def can_be_graphed(student: nn.Module) -> TypeGuard[Student]:
         and all(parameter.requires_grad and not _hooks_of(parameter) for parameter in student.parameters())
         and all(_is_plain(layer) for layer in student.modules())
     )
+
+
+def recorded_step(
+    step: Callable[[Pyramid], None],
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    features: Pyramid,
+    changed: Sequence[Tensor],
+) -> StepGraph:
+    """A graph of the step that was seen to do the same: from here, both lead to the same bits.
+
+    Both are tried on `features`, and the training is left where it was. What a driver or a library does otherwise in a
+    graph than outside would be another network, of which nothing else would tell.
+
+    Args:
+        step, student, optimizer, features: as :class:`StepGraph` takes them.
+        changed: all tensors that a step changes and a later one reads.
+
+    Raises:
+        RuntimeError: it cannot be recorded or tried, mostly for memory, or does something else.
+    """
+    before = [tensor.clone() for tensor in changed]
+    with _only_hook(lambda *_: None):  # who counts passes is not to count these
+        try:
+            step(features)
+            wanted = _fingerprints(changed)
+            _put_back(changed, before)
+            graph = StepGraph(step, student, optimizer, features)
+            graph.replay(features)
+            if not torch.equal(_fingerprints(changed), wanted):
+                raise RuntimeError("replayed, the recorded step gives other weights than the step itself")
+        finally:
+            _put_back(changed, before)
+    return graph
 
 
 class StepGraph:
@@ -89,6 +123,17 @@ class StepGraph:
 
     def _addresses(self) -> list[int]:
         return [tensor.data_ptr() for tensor in (*self._student.parameters(), *self._student.buffers())]
+
+
+def _fingerprints(tensors: Sequence[Tensor]) -> Tensor:
+    """A sum of each tensor's bits, in which NaN, too, is what it is."""
+    bits = (each.detach().view(torch.int32) if each.dtype == torch.float32 else each for each in tensors)
+    return torch.stack([each.sum() for each in bits])
+
+
+def _put_back(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        torch._foreach_copy_(list(tensors), list(values))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rdbench.errors import InputError
 from rdbench.protocol import NormalImages
 from rdbench.rd.anomaly import distillation_loss
 from rdbench.rd.convolutions import products_where_faster
-from rdbench.rd.graphs import StepGraph, can_be_graphed
+from rdbench.rd.graphs import StepGraph, can_be_graphed, recorded_step
 from rdbench.rd.memory import free_memory, memory_in_use
 from rdbench.rd.precision import autocast, steady_cudnn
 from rdbench.rd.student import Pyramid
@@ -204,8 +204,8 @@ class _Training:
             return None
         before = memory_in_use(self._device)
         try:
-            graph = StepGraph(self._step, self._student, self._optimizer, features)
-        except RuntimeError as error:  # mostly for memory, as a graph has its own; nothing of the step was run
+            graph = recorded_step(self._step, self._student, self._optimizer, features, self._changed())
+        except RuntimeError as error:  # mostly for memory, as a graph has its own; the training is where it was
             why = str(error if error.__context__ is None else error.__context__)  # which ending the recording failed on
         else:
             taken = memory_in_use(self._device) - before
@@ -222,6 +222,11 @@ class _Training:
         torch.autograd.backward(value)
         self._optimizer.step()
         self._total += value.detach() * len(features[0])
+
+    def _changed(self) -> list[Tensor]:
+        """What a step changes and a later one reads."""
+        moments = [moment for state in self._optimizer.state.values() for moment in state.values()]
+        return [*self._student.parameters(), *self._student.buffers(), *moments, self._total]
 
     def _end_epoch(self, epoch: int) -> None:
         mean_loss = self._total.item() / len(self._images)  # the epoch's only wait for the device
