@@ -15,6 +15,7 @@ from rdbench.report.rankings import USUAL_ALPHA, Ranking
 from rdbench.report.standings import (
     LEAD,
     CriticalDifference,
+    compared_by_lead,
     critical_difference,
     lead_replicates,
     least_difference,
@@ -86,13 +87,10 @@ def make_board(ranking: Ranking, advance: Callable[[], None] = lambda: None) -> 
         if LEAD not in ranking.metrics:
             standings.append(Standing({}, float("nan"), None))
             continue
-        replicates = lead_replicates(ranking, condition, evidence.augrc)
+        lead = compared_by_lead(ranking, condition)
+        replicates = lead_replicates(lead, evidence.augrc)
         standings.append(
-            Standing(
-                rank_methods(ranking, condition, replicates),
-                least_difference(ranking, condition, replicates),
-                critical_difference(ranking, condition),
-            )
+            Standing(rank_methods(lead, replicates), least_difference(lead, replicates), critical_difference(lead))
         )
     means = tuple(ranking.mean(category) for category in range(len(ranking.categories)))
     return Board(ranking, shown_columns(ranking), ranking.mean(), means, evidence, tuple(standings))

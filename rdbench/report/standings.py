@@ -13,7 +13,7 @@ from scipy.stats import norm, rankdata
 from rdbench.metrics.catalog import Metric
 from rdbench.metrics.statistics import LEVEL, RankInterval, holm, paired_test, percentile_intervals, rank_intervals
 from rdbench.report.columns import describe
-from rdbench.report.compared import compared
+from rdbench.report.compared import Compared, compared
 from rdbench.report.means import FloatArray, mean_interval, mean_spread
 from rdbench.report.rankings import Ranking
 
@@ -61,15 +61,19 @@ def _sign(metric: Metric) -> float:
     return {"higher": -1.0, "lower": 1.0, "none": float("nan")}[metric.direction]
 
 
-def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) -> FloatArray:
+def compared_by_lead(ranking: Ranking, condition: int) -> Compared:
+    """What is compared in the lead figure, which all that follows is about."""
+    return compared(ranking, condition, [LEAD])
+
+
+def lead_replicates(lead: Compared, augrc: FloatArray | None) -> FloatArray:
     """(M, C, S, R) resamples over parts of the lead figure.
 
     Those of `augrc` (M, C, S, K, R), computed from predictions and drawn jointly, where a cell has them. Elsewhere
     normal draws with the width of the cell's interval: independent between methods, which is cautious, and the same
     for all seeds of a category, which share their test images. NaN where methods are not compared.
     """
-    found = compared(ranking, condition, [LEAD])
-    value, low, high = (array[..., 0] for array in (found.value, found.low, found.high))
+    value, low, high = (array[..., 0] for array in (lead.value, lead.low, lead.high))
     methods, categories, _ = value.shape
     resamples = RESAMPLES if augrc is None else augrc.shape[-1]
     draws = np.random.default_rng(0).standard_normal((methods, categories, 1, resamples)) / norm.ppf(0.975)
@@ -77,21 +81,21 @@ def lead_replicates(ranking: Ranking, condition: int, augrc: FloatArray | None) 
     made = value[..., None] + np.where(draws < 0, draws * down, draws * up)
     if augrc is None:
         return np.asarray(made)
-    kept = found.kept[..., 0]
+    kept = lead.kept[..., 0]
     total = np.zeros_like(made)
-    for i, k in enumerate(found.conditions):
+    for i, k in enumerate(lead.conditions):
         total += np.where(kept[..., i, None], augrc[:, :, :, k], 0.0)
     with np.errstate(invalid="ignore"):
         joint = total / kept.sum(axis=3)[..., None]
     return np.asarray(np.where(np.isnan(joint), made, joint))
 
 
-def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> dict[int, RankInterval]:
+def rank_methods(lead: Compared, replicates: FloatArray) -> dict[int, RankInterval]:
     """The rank of each method that takes part by the lead figure, with its 95 % interval over parts and seeds."""
     taking_part = _ranked(replicates)
     if len(taking_part) < 2:
         return {}
-    shown = compared(ranking, condition, [LEAD]).value[..., 0]
+    shown = lead.value[..., 0]
     ranks = rank_intervals(
         {str(m): shown[m] for m in taking_part},
         higher_is_better=False,
@@ -100,7 +104,7 @@ def rank_methods(ranking: Ranking, condition: int, replicates: FloatArray) -> di
     return {int(name): rank for name, rank in ranks.items() if not np.isnan([rank.rank, rank.low]).any()}
 
 
-def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -> float:
+def least_difference(lead: Compared, replicates: FloatArray) -> float:
     """Half the width of the 95 % interval of a difference to the best in the lead figure, the median over methods.
 
     Differences below it cannot be told from chance with these parts, drawn for both methods together, and seeds
@@ -109,7 +113,7 @@ def least_difference(ranking: Ranking, condition: int, replicates: FloatArray) -
     taking_part = _ranked(replicates)
     if len(taking_part) < 2:
         return float("nan")
-    value = compared(ranking, condition, [LEAD]).value[..., 0]
+    value = lead.value[..., 0]
     shown = mean_spread(value, value, value).value
     best = min(taking_part, key=lambda m: float(np.nan_to_num(shown[m], nan=np.inf)))
     others = [m for m in taking_part if m != best]
@@ -139,12 +143,12 @@ class CriticalDifference:
     cells: int
 
 
-def critical_difference(ranking: Ranking, condition: int, most: int = 12) -> CriticalDifference | None:
+def critical_difference(lead: Compared, most: int = 12) -> CriticalDifference | None:
     """Mean ranks by the lead figure of at most the `most` best methods; None with fewer than two methods or cells.
 
     Pairs are told apart by Wilcoxon's signed-rank test over the cells that all have, with Holm's correction.
     """
-    values = compared(ranking, condition, [LEAD]).value.reshape(len(ranking.methods), -1)
+    values = lead.value.reshape(len(lead.value), -1)
     methods = np.flatnonzero(~np.isnan(values).all(axis=1))
     values = values[methods]
     values = values[:, ~np.isnan(values).any(axis=0)]

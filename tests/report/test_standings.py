@@ -17,6 +17,7 @@ from rdbench.report.mean_shifts import with_mean_shifts
 from rdbench.report.rankings import make_rankings
 from rdbench.report.standings import (
     best_and_tied,
+    compared_by_lead,
     critical_difference,
     lead_replicates,
     least_difference,
@@ -34,6 +35,16 @@ def ranking_of(make_cell, values, categories=("a", "b", "c", "d"), seeds=(0, 1))
         for seed in seeds
     )
     return ranking
+
+
+def ranks_of(ranking, condition=0, augrc=None):
+    lead = compared_by_lead(ranking, condition)
+    return rank_methods(lead, lead_replicates(lead, augrc))
+
+
+def least_of(ranking, augrc=None):
+    lead = compared_by_lead(ranking, 0)
+    return least_difference(lead, lead_replicates(lead, augrc))
 
 
 def test_the_tie_with_the_best_ends_where_the_difference_leaves_its_interval(make_cell):
@@ -60,7 +71,7 @@ def test_a_cell_without_failures_lets_none_by(make_cell):
         best, tied = best_and_tied(ranking, 0, ["augrc"], category)
         assert best[good].all()
         assert tied[1 - good].all()
-    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, None))
+    ranks = ranks_of(ranking)
     assert ranks[good].rank == 1
 
 
@@ -108,11 +119,11 @@ def test_a_method_with_fewer_seeds_or_conditions_than_most_is_not_ranked(make_ce
     for condition, wanted in (("clean", ["part", "x", "y"]), ("noise:1", ["x", "y"])):
         k = ranking.conditions.index(condition)
         best, tied = best_and_tied(ranking, k, ["augrc"])
-        ranks = rank_methods(ranking, k, lead_replicates(ranking, k, None))
+        ranks = ranks_of(ranking, k)
         assert [ranking.methods[m] for m in sorted(ranks)] == wanted
         assert not (best | tied)[ranking.methods.index("few")].any()
         assert best[ranking.methods.index(wanted[0])].all()
-        assert [ranking.methods[m] for m in critical_difference(ranking, k).methods] == wanted
+        assert [ranking.methods[m] for m in critical_difference(compared_by_lead(ranking, k)).methods] == wanted
     rows = {row.name: row for row in make_board(ranking).rows(ranking.conditions.index("noise:1"))}
     assert rows["few"].note == "1 of 3 seeds: not ranked"
     assert rows["part"].note == "3 of 6 cells: not ranked"
@@ -146,11 +157,10 @@ def test_means_over_shifts_are_compared_on_the_shifts_that_all_have(make_cell):
     assert tied[1 - good].all()
     joint = np.full((*ranking.value.shape[:4], 50), 0.3)  # as predictions would give, equal for the two
     joint[good, ..., ranking.conditions.index("blur:1"), :] = joint[..., at, :] = np.nan
-    replicates = lead_replicates(ranking, at, joint)
-    assert (replicates == 0.3).all()
-    ranks = rank_methods(ranking, at, replicates)
-    assert ranks[good].rank == 1
-    assert critical_difference(ranking, at).methods[0] == good
+    lead = compared_by_lead(ranking, at)
+    assert (lead_replicates(lead, joint) == 0.3).all()
+    assert ranks_of(ranking, at, joint)[good].rank == 1
+    assert critical_difference(lead).methods[0] == good
 
 
 def test_nothing_is_best_where_the_chance_of_the_parts_is_not_known(make_cell):
@@ -228,10 +238,10 @@ def test_incomplete_methods_take_no_cell_from_the_others_however_many_they_are(m
 
 def test_ranks_of_methods_far_apart_are_certain_and_of_equals_are_not(make_cell):
     apart = ranking_of(make_cell, {"x": 0.1, "y": 0.5, "z": 0.9})
-    ranks = rank_methods(apart, 0, lead_replicates(apart, 0, None))
+    ranks = ranks_of(apart)
     assert [(r.low, r.high) for r in ranks.values()] == [(1, 1), (2, 2), (3, 3)]
     equal = ranking_of(make_cell, {"x": 0.3, "y": 0.3, "z": 0.3})
-    ranks = rank_methods(equal, 0, lead_replicates(equal, 0, None))
+    ranks = ranks_of(equal)
     assert [(r.low, r.high) for r in ranks.values()] == [(1, 3)] * 3
 
 
@@ -239,7 +249,7 @@ def test_only_complete_methods_have_a_rank_and_one_without_failures_the_first(ma
     cells = [make_cell(m, c) for m in ("x", "y") for c in ("a", "b")]
     cells += [make_cell("partial", "a"), *(make_cell("perfect", c, failures=0) for c in ("a", "b"))]
     [ranking] = make_rankings(cells)
-    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, None))
+    ranks = ranks_of(ranking)
     assert {ranking.methods[m] for m in ranks} == {"x", "y", "perfect"}
     assert ranks[ranking.methods.index("perfect")].rank == 1
 
@@ -262,7 +272,7 @@ def test_a_resample_without_a_failure_lets_no_failure_by(sources):
     drawn = read_evidence(ranking).augrc[..., 0, :]
     assert np.isfinite(drawn).all()
     assert 0.02 < (drawn == 0).mean() < 0.3
-    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, read_evidence(ranking).augrc))
+    ranks = ranks_of(ranking, 0, read_evidence(ranking).augrc)
     assert all(rank.high > rank.low for rank in ranks.values())
 
 
@@ -270,7 +280,7 @@ def test_two_that_share_the_first_place_are_first_to_second(make_cell):
     """Equal in every resample, so both have rank 1.5."""
     ranking = ranking_of(make_cell, {"x": 0.1, "y": 0.1, "z": 0.9})
     drawn = np.broadcast_to(ranking.value[..., ranking.metrics.index("augrc")][..., None], (3, 4, 2, 1, 50)).copy()
-    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, drawn))
+    ranks = ranks_of(ranking, 0, drawn)
     rows = table_rows(ranking, ranking.mean(), ["augrc"], 0, ranks)
     places = {row.name: row.figures[0].text for row in rows if row.method is not None}
     assert places == {"x": f"1{DASH}2", "y": f"1{DASH}2", "z": "3"}
@@ -287,39 +297,43 @@ def test_the_rank_is_that_of_the_figures_that_are_shown(make_cell):
     ranking = ranking_of(make_cell, {"x": 0.1, "y": 0.11}, categories=("a",))
     drawn = np.full((2, 1, 2, 1, 50), 0.1)
     drawn[0] = 0.12  # as where a bootstrap is biased
-    ranks = rank_methods(ranking, 0, lead_replicates(ranking, 0, drawn))
+    ranks = ranks_of(ranking, 0, drawn)
     assert [(r.rank, r.low, r.high) for r in ranks.values()] == [(1, 2, 2), (2, 1, 1)]
 
 
 def test_the_least_difference_follows_from_the_intervals(make_cell):
     ranking = ranking_of(make_cell, {"x": 0.3, "y": 0.3})
     # a category's half width is 0.035 on the average; four of them, two methods: 0.035 / 2 * sqrt(2)
-    least = least_difference(ranking, 0, lead_replicates(ranking, 0, None))
+    least = least_of(ranking)
     assert least == pytest.approx(0.035 / 2 * np.sqrt(2), rel=0.2)
 
 
 @pytest.mark.filterwarnings("error")
 def test_methods_without_a_common_cell_have_no_least_difference(make_cell):
     [ranking] = make_rankings([make_cell("x", seed=0), make_cell("y", seed=1)])
-    assert np.isnan(least_difference(ranking, 0, lead_replicates(ranking, 0, None)))
+    assert np.isnan(least_of(ranking))
 
 
 def test_critical_differences_need_cells(make_cell):
     values = {"x": 0.1, "y": 0.2, "z": 0.3}
-    few = critical_difference(ranking_of(make_cell, values, categories=("a", "b")), 0)
+
+    def critical(values, categories):
+        return critical_difference(compared_by_lead(ranking_of(make_cell, values, categories), 0))
+
+    few = critical(values, "ab")
     assert few.groups == ((0, 2),)
     assert few.cells == 4
-    many = critical_difference(ranking_of(make_cell, values, categories=tuple("abcdefgh")), 0)
+    many = critical(values, "abcdefgh")
     assert many.ranks == (1.0, 2.0, 3.0)
     assert many.groups == ()
-    assert critical_difference(ranking_of(make_cell, {"x": 0.1}), 0) is None
+    assert critical({"x": 0.1}, "abcd") is None
 
 
 def test_predictions_make_ranks_narrower_than_independent_draws(sources):
     [ranking] = make_rankings(sources)
     evidence = read_evidence(ranking)
-    joint = least_difference(ranking, 0, lead_replicates(ranking, 0, evidence.augrc))
-    apart = least_difference(ranking, 0, lead_replicates(ranking, 0, None))
+    joint = least_of(ranking, evidence.augrc)
+    apart = least_of(ranking)
     assert 0 < joint < apart
 
 
