@@ -15,7 +15,7 @@ from rdbench.report.tidy import no_formula
 from rdbench.report.views import BEST, TIED
 
 COLUMNS = (
-    "board", "dataset", "custom", "backbone", "weights", "width", "height", "alpha", "protocol", "unattained",
+    "board", "dataset", "custom", "backbone", "weights", "width", "height", "alpha", "protocol", "unattained", "idle",
     "method", "ranked", "condition", "metric", "value", "low", "high", "cells", "of_cells", "rank_low", "rank_high",
     "mark", "note",
 )  # fmt: skip
@@ -36,7 +36,7 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
         spec, height_width = board.ranking.spec, board.ranking.spec.image_size
         shared = (
             board.id, spec.dataset, board.ranking.custom, spec.backbone, spec.weights, height_width[1], height_width[0],
-            board.ranking.alpha, spec.protocol, board.ranking.unattained,
+            board.ranking.alpha, spec.protocol, board.ranking.unattained, board.ranking.idle,
         )  # fmt: skip
         for method, condition, figure in _figures(board):
             rank = board.standings[board.ranking.conditions.index(condition)].ranks.get(method)
@@ -64,6 +64,7 @@ def _board(board: Board) -> dict[str, Any]:
         "image_size": list(spec.image_size),
         "alpha": ranking.alpha,
         "unattained": ranking.unattained,
+        "idle": ranking.idle,
         "protocol": spec.protocol,
         "categories": list(ranking.categories),
         "seeds": list(ranking.seeds),

@@ -78,6 +78,12 @@ def test_a_shift_that_did_nothing_is_a_caveat_of_its_table_and_pages(make_cell, 
     assert page.count(words) == page.count("Caution: ") == 1
     pages = [path.read_text() for path in (tmp_path / "site" / "methods").iterdir()]
     assert sorted(words in text for text in pages) == [False, True]
+    boards = json.loads((tmp_path / "site" / "leaderboard.json").read_text())["boards"]
+    rows = pd.read_csv(tmp_path / "site" / "leaderboard.csv", keep_default_na=False)
+    for board in boards:
+        idle = board["image_size"] == [64, 64]
+        assert board["idle"].startswith("blur:2 leaves images of 64 x 64") == idle
+        assert set(rows["idle"][rows["board"] == board["id"]]) == {board["idle"]}
 
 
 def test_rows_are_sorted_by_augrc_with_the_controls_among_them(make_cell, tmp_path):

@@ -103,6 +103,19 @@ def test_the_interval_covers_as_it_says():
     assert 0.94 < covered / trials < 0.985
 
 
+def test_nothing_known_of_chance_is_no_interval_and_not_one_of_no_width():
+    """A figure of one seed whose cell has no interval, beside one whose cell has and one of two seeds."""
+    from rdbench.report.means import mean_interval
+
+    value = np.array([[[0.3, np.nan]], [[0.3, np.nan]], [[0.3, 0.5]]])
+    low, high = (np.array([[[np.nan, np.nan]], [[end, np.nan]], [[np.nan, np.nan]]]) for end in (0.2, 0.4))
+    mean, below, above = mean_interval(value, low, high)
+    assert mean.tolist() == pytest.approx([0.3, 0.3, 0.4])
+    assert np.isnan([below[0], above[0]]).all()
+    assert (below[1], above[1]) == pytest.approx((0.2, 0.4))
+    assert below[2] < 0.4 < above[2]
+
+
 def coverage(deviations, seeds, level=0.95, trials=4000):
     """Of intervals for means over categories with these standard deviations over seeds, and no chance of parts."""
     from rdbench.report.means import mean_interval
