@@ -11,6 +11,10 @@ class InputError(Exception):
     """The user's input cannot be used. The message says what was wrong, where, and what to do."""
 
 
+class BrokenMethod(Exception):
+    """A method file cannot be used; only its own cells fail."""
+
+
 def reason(error: OSError) -> str:
     """Why the system refused, without numbers and paths; of a folder's copy, which collects reasons, the first."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):

@@ -30,8 +30,9 @@ from rdbench.cli import main
 from rdbench.datasets.base import ImageRecord
 from rdbench.datasets.files import read_image, read_mask_file
 from rdbench.errors import InputError
+from rdbench.method_file import read_method_file
 from rdbench.reading import MAX_BYTES
-from rdbench.registry import find_methods, read_method_file
+from rdbench.registry import find_methods
 from rdbench.report.entries import read_entry, write_entries
 from rdbench.report.validate import validate_entry
 from tests.command import Command

@@ -14,7 +14,8 @@ from rdbench.check.checks import check_method
 from rdbench.check.new import method_source
 from rdbench.check.world import World
 from rdbench.errors import InputError
-from rdbench.registry import find_methods, load_method, read_method_file
+from rdbench.method_file import read_method_file
+from rdbench.registry import find_methods, load_method
 from rdbench.uq.checkpoints import save_student
 from tests.command import Command
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rdbench.errors import InputError
-from rdbench.registry import BrokenMethod, find_methods, get_method, load_method, parse_options
+from rdbench.errors import BrokenMethod, InputError
+from rdbench.registry import find_methods, get_method, load_method, parse_options
 from tests.command import Command
 
 GOOD = '''"""A method for the test.

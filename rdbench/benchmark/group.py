@@ -29,12 +29,12 @@ from rdbench.benchmark.store import PREDICTIONS, Store, sha256
 from rdbench.datasets import fingerprint_now
 from rdbench.datasets.base import Category, MaskArray
 from rdbench.datasets.decode import DecodedImages, cores, decode_masks
-from rdbench.errors import InputError
+from rdbench.errors import BrokenMethod, InputError
 from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Method
 from rdbench.rd.precision import Precision
 from rdbench.rd.teacher import Teacher
-from rdbench.registry import BrokenMethod, load_method
+from rdbench.registry import load_method
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import _pop_mode, _push_mode
 from torch.utils._device import DeviceContext
 
-from rdbench.registry import BrokenMethod
+from rdbench.errors import BrokenMethod
 
 MOST_PRINTED = 4000
 """Characters that a method may print in a process; the rest is not shown."""

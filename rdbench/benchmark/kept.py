@@ -16,12 +16,12 @@ from rdbench.benchmark.guard import guarded_call
 from rdbench.benchmark.images import FeatureBank, normalise, to_unit
 from rdbench.benchmark.predicting import check_prediction
 from rdbench.benchmark.results import CellResult, CellSpec
-from rdbench.errors import InputError
+from rdbench.errors import BrokenMethod, InputError
 from rdbench.protocol import Batch, FitContext, Prediction
 from rdbench.rd.precision import autocast
 from rdbench.rd.student import build_student
 from rdbench.rd.teacher import Teacher, load_teacher
-from rdbench.registry import BrokenMethod, find_methods, get_method, load_method
+from rdbench.registry import find_methods, get_method, load_method
 
 
 def model_of(directory: Path) -> Path:

@@ -18,10 +18,10 @@ from rdbench.benchmark.images import to_numpy
 from rdbench.benchmark.pixels import PixelTally
 from rdbench.benchmark.results import Predictions
 from rdbench.datasets.base import Category
+from rdbench.errors import BrokenMethod
 from rdbench.metrics.localization import PixelMoments
 from rdbench.protocol import Method, Prediction
 from rdbench.rd.teacher import Teacher
-from rdbench.registry import BrokenMethod
 
 WARM_UP = 2
 """Calls of `predict` after which a process has grown to what one needs."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rdbench.datasets import DATASETS, list_categories
 from rdbench.errors import InputError, unknown
+from rdbench.method_file import MethodFile, OptionValue
 from rdbench.rd.backbones import get_backbone
-from rdbench.registry import MethodFile, OptionValue, find_methods, get_method, parse_options
+from rdbench.registry import find_methods, get_method, parse_options
 from rdbench.shifts import Condition, leaves_alone, parse_shift
 
 RELEASED_EPOCHS = 200

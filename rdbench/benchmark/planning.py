@@ -17,10 +17,10 @@ from rdbench.benchmark.progress import Reporter
 from rdbench.benchmark.results import CLEAN, PROTOCOL_VERSION, CellSpec, OptionValue
 from rdbench.benchmark.store import RESULT, Store, open_store
 from rdbench.datasets import load_category
-from rdbench.errors import InputError
+from rdbench.errors import BrokenMethod, InputError
 from rdbench.rd.precision import Precision
 from rdbench.rd.teacher import Teacher
-from rdbench.registry import BrokenMethod, load_method
+from rdbench.registry import load_method
 from rdbench.words import count
 
 Sharing = tuple[str, tuple[int, int], tuple[int, ...], int, int, str, str, int]

@@ -27,13 +27,12 @@ from rdbench.benchmark.results import CLEAN
 from rdbench.benchmark.sharing import MEASURING, SHARED, VIEWS, Sharing
 from rdbench.datasets.base import Category, ImageRecord
 from rdbench.datasets.decode import DecodedImages
-from rdbench.errors import InputError
+from rdbench.errors import BrokenMethod, InputError
 from rdbench.metrics.localization import Regions, find_regions
 from rdbench.protocol import Batch, Prediction
 from rdbench.rd.memory import is_out_of_memory
 from rdbench.rd.precision import Precision, autocast
 from rdbench.rd.teacher import Teacher
-from rdbench.registry import BrokenMethod
 from rdbench.shifts import KINDS, Condition, apply_shift, apply_to_mask
 
 

@@ -33,8 +33,9 @@ from rdbench.check.roles import uncounted_modules
 from rdbench.check.subject import Subject
 from rdbench.check.watch import Wrong
 from rdbench.check.world import TEST, WILD, World
-from rdbench.errors import InputError
-from rdbench.registry import BrokenMethod, OptionValue, find_methods, get_method, parse_options
+from rdbench.errors import BrokenMethod, InputError
+from rdbench.method_file import OptionValue
+from rdbench.registry import find_methods, get_method, parse_options
 
 TOLERANCE = 1e-5
 """How far an image's prediction may move with its batch, relative to the largest anomaly: rounding, no more."""

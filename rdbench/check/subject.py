@@ -15,8 +15,9 @@ from rdbench.benchmark.fitting import fit, load_fitted, refuse_training, seed_ev
 from rdbench.benchmark.predicting import check_prediction
 from rdbench.check.watch import IMPORT, Guard, Guarded
 from rdbench.check.world import TEST, World
+from rdbench.method_file import MethodFile, OptionValue
 from rdbench.protocol import Prediction
-from rdbench.registry import MethodFile, OptionValue, load_method
+from rdbench.registry import load_method
 
 
 class Subject:

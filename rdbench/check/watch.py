@@ -22,10 +22,9 @@ from torch import nn
 
 from rdbench.benchmark.guard import process_settings, restore_settings
 from rdbench.check.audit import Auditor
-from rdbench.errors import InputError
+from rdbench.errors import BrokenMethod, InputError
 from rdbench.protocol import Batch, FitContext, Method, NormalImages, Prediction
 from rdbench.rd.student import Student
-from rdbench.registry import BrokenMethod
 
 SECONDS = 60.0
 """How long one call of a method's function may take in the small world."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rdbench.benchmark.results import CLEAN, CellResult, slug
-from rdbench.registry import MethodFile
+from rdbench.method_file import MethodFile
 from rdbench.report.boards import TEACHERS_APART, Board
 from rdbench.report.columns import TIMES, describe, title, written, written_interval
 from rdbench.report.derived import COST_RATIOS

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from rdbench.benchmark.results import CellResult, OptionValue
-from rdbench.registry import MethodFile, find_methods
+from rdbench.method_file import MethodFile
+from rdbench.registry import find_methods
 
 OF_A_RUN = ("map", "epochs", "batch", "precision")
 """Settings that the methods of a run share, so that others are to be seen."""

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from rdbench.benchmark.method_run import MethodRun, Said
+from rdbench.errors import BrokenMethod
 from rdbench.protocol import Prediction
 from rdbench.rd.teacher import load_teacher
-from rdbench.registry import BrokenMethod
 
 CPU = torch.device("cpu")
 
