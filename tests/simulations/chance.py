@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def drawn(rng: np.random.Generator, methods: int, spreads: Sequence[float], seeds: Sequence[int]) -> FloatArray:
     """(M, C, S) figures of methods whose truth is 0, NaN where a category has fewer seeds."""
-    values = rng.normal(size=(methods, len(spreads), max(seeds))) * np.array(spreads)[:, None]
+    values: FloatArray = rng.normal(size=(methods, len(spreads), max(seeds))) * np.array(spreads)[:, None]
     values[:, np.arange(max(seeds)) >= np.array(seeds)[:, None]] = np.nan
     return values
 

@@ -54,10 +54,10 @@ def main() -> None:
     for seed in arguments.seeds or [0]:
         for precision in ("fp32", "bf16"):
             rows += trained(arguments, seed, precision)
-    for precision, table in pd.DataFrame(rows, columns=COLUMNS).groupby("precision"):
+    for named, table in pd.DataFrame(rows, columns=COLUMNS).groupby("precision"):
         for name in COLUMNS[3:]:
             lowest, few, middle = table[name].quantile([0, 0.05, 0.5])
-            print(f"{precision}, {name}: lowest {lowest:.3f}, 5 % {few:.3f}, median {middle:.3f}, ", end="")
+            print(f"{named}, {name}: lowest {lowest:.3f}, 5 % {few:.3f}, median {middle:.3f}, ", end="")
             print(f"below {LOW} at {(table[name] < LOW).sum()} of {len(table)} epochs' ends")
 
 

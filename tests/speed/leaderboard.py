@@ -77,7 +77,7 @@ def main() -> None:
 
 def measure_sorting(page: Path, profile: Path) -> None:
     """Click five column heads and time until the table has been sorted and laid out."""
-    from tests.report.test_browser import Browser, new_chrome
+    from tests.report.browser import Browser, new_chrome
 
     chrome = new_chrome(profile)
     try:

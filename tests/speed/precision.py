@@ -56,9 +56,9 @@ def report(out: Path) -> None:
             spec, image = result.spec, result.image[CLEAN]
             cells = found.setdefault((spec.category, spec.method), {}).setdefault(precision, {})
             cells[spec.seed] = {name: value for name in FIGURES if (value := image[name].value) is not None}
-    for (category, method), cells in found.items():
+    for (category, method), by_format in found.items():
         for name in FIGURES:
-            fp32, bf16 = ({seed: c[name] for seed, c in cells[each].items() if name in c} for each in FORMATS)
+            fp32, bf16 = ({seed: c[name] for seed, c in by_format[each].items() if name in c} for each in FORMATS)
             seeds = sorted(fp32.keys() & bf16.keys())
             print(f"{method} on {category}, {name}")
             for seed in seeds:

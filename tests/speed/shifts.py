@@ -9,7 +9,7 @@ Not part of the test run. The goal: at least 80 % of model and shifts together i
 import argparse
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--shift", default="all")
     parser.add_argument("--backbone", default="resnet18")
     arguments = parser.parse_args()
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     clock(predicting, "apply_shift", "shifts", seconds)
     clock(predicting.TestSet, "regions_under", "masks of geometric shifts", seconds)
     clock(Teacher, "forward", "model", seconds)
@@ -50,14 +50,14 @@ def main() -> None:
             outcome = run([settings], reporter)
             whole = time.perf_counter() - start
     assert outcome.finished, "the run failed"
-    for part, spent in seconds.most_common():
+    for part, spent in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"{part:26} {spent:7.1f} s  {spent / whole:5.1%} of the run")
     print(f"{'the run':26} {whole:7.1f} s, {len(outcome.finished[0].conditions)} conditions")
     share = seconds["model"] / (seconds["model"] + seconds["shifts"])
     print(f"model over model and shifts: {share:.1%} (goal 80 %)")
 
 
-def clock(owner: Any, name: str, part: str, seconds: Counter[str]) -> None:
+def clock(owner: Any, name: str, part: str, seconds: defaultdict[str, float]) -> None:
     """Add the time of every call of `owner.name` to `seconds[part]`."""
     function: Callable[..., Any] = getattr(owner, name)
 
