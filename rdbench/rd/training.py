@@ -212,6 +212,7 @@ class _Training:
             if self.memory_beside_graph(taken) <= free_memory(self._device):
                 return graph
             why = "it leaves too little memory for the smaller last batch of an epoch"
+        self._optimizer.zero_grad()  # gradients of a recorded step keep its memory, until after the next forward pass
         warnings.warn(f"training goes on without a CUDA graph, which is slower: {why}", stacklevel=2)
         return None
 

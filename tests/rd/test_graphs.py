@@ -40,6 +40,8 @@ class Recorder(TorchDispatchMode):
         """What a replay leaves out: the last operation of this name."""
 
     def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:  # a value that Python reads, which no graph repeats
+            raise RuntimeError("operation not permitted when stream is capturing")
         for argument, value in zip(function._schema.arguments, given, strict=False):
             # What torch does not say of batch norm: it moves its statistics.
             if argument.name.startswith("running_") or (argument.alias_info and argument.alias_info.is_write):
@@ -145,6 +147,24 @@ def test_losses_and_passes_are_told_as_ever(recorded: list[Recorder], monkeypatc
     assert passes == {"bottleneck": 30, "decoder": 30}
 
 
+def test_recorded_steps_keep_no_autograd_graph(recorded: list[Recorder]) -> None:
+    """It would keep the GPU's streams of before, on which a later gradient is waited for."""
+    kept: list[bool] = []
+
+    def look(_: nn.Module, given: Any, output: Any) -> None:
+        kept.append(any(each.requires_grad for each in tree_leaves((given, output))))
+
+    own = Recorder.replay
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "replay", lambda recorder: (kept.clear(), own(recorder)))
+        hook = nn.modules.module.register_module_forward_hook(look)
+        try:
+            trained()
+        finally:
+            hook.remove()
+    assert kept[:2] == [False, False], "the last replay's bottleneck and decoder"
+
+
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]) -> None:
     """Recording runs to its end and raises `error`."""
 
@@ -182,6 +202,26 @@ def test_what_cannot_be_recorded_is_trained_as_ever(
         assert same(trained(), wanted)
     assert len(recorded) == 1
     assert passes == {"bottleneck": 30, "decoder": 30}
+
+
+def test_a_graph_that_is_not_used_leaves_no_gradients(
+    monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+) -> None:
+    """They lie in its memory, which the steps that follow are to have."""
+    left: list[str] = []
+    own = training._Training._recorded
+
+    def looked_at(lane: training._Training, features: Any) -> Any:
+        graph = own(lane, features)
+        left.extend(name for name, weight in lane._student.named_parameters() if weight.grad is not None)
+        return graph
+
+    monkeypatch.setattr(training._Training, "_recorded", looked_at)
+    fail_with(torch.OutOfMemoryError("the GPU is full"), monkeypatch, recorded)
+    with pytest.warns(UserWarning, match="the GPU is full"):
+        trained()
+    assert recorded
+    assert not left
 
 
 @pytest.mark.parametrize(
