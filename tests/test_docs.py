@@ -6,9 +6,11 @@ import re
 import shlex
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.command import QUICK, Command
 from tests.datasets import trees
@@ -90,3 +92,14 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not link.startswith(("http://", "https://")):
             assert (page.parent / link).exists(), link
+
+
+def test_the_example_of_a_mask_draws_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs" / "datasets.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)\n *```\n", page, flags=re.DOTALL)
+    trees.draw(tmp_path / "test" / "scratch" / "007.jpg", (160, 120))
+    (tmp_path / "ground_truth" / "scratch").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(source), {})
+    with Image.open("ground_truth/scratch/007_mask.png") as mask:
+        assert (mask.size, mask.getbbox()) == ((160, 120), (40, 60, 120, 90))

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -115,6 +116,9 @@ class Store:
             directory.replace(staged)
         else:
             shutil.copytree(directory, staged)
+            # A folder that may not be written to, as of an archive, cannot be moved or removed.
+            for folder in (staged, *filter(Path.is_dir, staged.rglob("*"))):
+                folder.chmod(folder.stat().st_mode | stat.S_IRWXU)
         self._move_in(staged, target, result.spec)
         return target
 

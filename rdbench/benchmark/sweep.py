@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from os.path import expanduser  # pathlib's raises where there is no such user
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def _settings(
     path: Path, entry: Entry, line: int, out: Path, device: str, keep_memory: bool, sharded: bool
 ) -> Iterator[RunSettings]:
     """One for each data set and backbone of a run."""
-    texts = {key: str(each.values[0]) for key, each in entry.items() if key in TEXTS}
+    # Of ~, which a shell makes the home folder of before a command sees it. What begins otherwise stays as it is.
+    texts = {key: expanduser(str(each.values[0])) for key, each in entry.items() if key in TEXTS}
     numbers: dict[str, Any] = {key: each.values[0] for key, each in entry.items() if key in NUMBERS}
     lists = {key: tuple(map(str, entry[key].values)) if key in entry else () for key in LISTS}
     pairs = [

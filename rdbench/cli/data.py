@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from rdbench.cli.common import EXIT_FAILED, MethodsDir, Root, progress, say, stdout
-from rdbench.errors import InputError
+from rdbench.errors import InputError, reason
 from rdbench.words import count
 
 datasets_app = typer.Typer(help="List data sets; unpack, check and write them.")
@@ -127,9 +127,12 @@ def preview(
     image: Annotated[Path, typer.Argument(help="Any image.")],
     out: Annotated[Path, typer.Option(help="A PNG file.")] = Path("sheet.png"),
     kind: Annotated[list[str] | None, typer.Option(help="A kind or a group; repeatable; all if not given.")] = None,
-    seed: Annotated[int, typer.Option(help="As of a run.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another draws other directions and places.")] = 0,
 ) -> None:
-    """Draw an image under kinds x severities as one contact sheet."""
+    """Draw an image under kinds x severities as one contact sheet.
+
+    What is drawn by chance, a direction say, is another than in a run, which draws by the image's key in its data set.
+    """
     from rdbench.benchmark.store import refuse_within
     from rdbench.shifts import kinds_of
     from rdbench.shifts.preview import contact_sheet
@@ -138,8 +141,9 @@ def preview(
     kinds = [each for name in kind or ("all",) for each in kinds_of(name)]
     try:
         contact_sheet(image, list(dict.fromkeys(kinds)), seed).save(out)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write the sheet to {out}: {error}") from error
+    except (OSError, ValueError) as error:  # the latter for a name that says no kind of image
+        why = reason(error) if isinstance(error, OSError) else error
+        raise InputError(f"cannot write the sheet to {out}: {why}") from error
     say(f"contact sheet written: {out}")
 
 

@@ -166,13 +166,14 @@ def _hint(given: Path, dataset: str, layouts: list[Layout]) -> str:
     """What the user may have meant instead of a root without categories."""
     whole = given.resolve()
     if whole.name in _find(whole.parent, layouts):
-        return f"it is itself a category: use --root {whole.parent} --category {whole.name}"
+        options = f"--root {shlex.quote(str(whole.parent))} --category {shlex.quote(whole.name)}"
+        return f"it is itself a category: use {options}"
     for other in LAYOUTS.values():
         if found := other.find(given):
             return f"it holds {', '.join(found[:3])} in the layout of {other.name}: use --dataset {other.name}"
     for child in subfolders(given):
         if os.access(child, os.R_OK | os.X_OK) and _find(child, layouts):
-            return f"{child} does: use --root {child}"
+            return f"{child} does: use --root {shlex.quote(str(child))}"
     url = DATASETS[dataset].url
     return "give the folder that holds one folder per category" + (f", as unpacked from {url}" if url else "")
 

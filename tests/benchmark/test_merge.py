@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_equal_cells_are_kept_once_and_the_others_joined(tmp_path: Path) -> None
     (model,) = c.glob("*/*/*/model")
     assert "-s1-" in str(model), "the model that one of them kept is kept"
     assert merge_stores([a, b, c], c) == Merged(copied=0, equal=4)
+
+
+def test_what_is_read_only_is_merged_all_the_same(tmp_path: Path) -> None:
+    """As an archive; whoever is not root could not move a folder in that may not be written to."""
+    cell = write(tmp_path / "archive", 0, model="weights")
+    for path in (cell / "model", cell):
+        path.chmod(0o555)
+    assert merge_stores([tmp_path / "archive"], tmp_path / "out") == Merged(copied=1, equal=0)
+    copied = tmp_path / "out" / cell.relative_to(tmp_path / "archive")
+    assert (copied / "model" / "weights").is_file()
+    for folder in (copied, copied / "model"):
+        assert folder.stat().st_mode & stat.S_IWUSR, folder
 
 
 def test_of_equal_cells_the_one_with_a_model_is_kept_else_the_one_with_pictures(tmp_path: Path) -> None:

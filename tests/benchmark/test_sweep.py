@@ -224,6 +224,15 @@ def test_a_task_says_where_the_data_lies(tmp_path: Path, monkeypatch: pytest.Mon
     assert {part.settings.root for task in plan.tasks for part in task.parts} == {tmp_path / "data"}
 
 
+def test_paths_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell makes `~` the home folder in a file."""
+    trees.mvtec_ad2(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sweep.yaml").write_text("runs:\n  - methods: tta\n    datasets: folder\n    root: ~/data\n")
+    (line,) = read_sweep(tmp_path / "sweep.yaml", out=tmp_path / "runs", device="cpu")
+    assert line.root == tmp_path / "data"
+
+
 @pytest.mark.parametrize("count", [3, 16])
 def test_shards_are_disjoint_together_all_and_even(tmp_path: Path, count: int) -> None:
     text = SMALL.replace("seeds: [0, 1]", f"seeds: {list(range(20))}")

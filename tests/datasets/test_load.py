@@ -226,6 +226,7 @@ def test_a_visa_table_that_is_no_text(tmp_path: Path) -> None:
 def test_wrong_roots_say_which_was_meant(tmp_path: Path) -> None:
     trees.mvtec_ad(tmp_path / "deep/data")
     trees.mvtec_ad2(tmp_path / "other")
+    trees.mvtec_ad(tmp_path / "more" / "my data", "blue bottle")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     wrong: list[tuple[Path | None, str]] = [
@@ -235,6 +236,8 @@ def test_wrong_roots_say_which_was_meant(tmp_path: Path) -> None:
         (tmp_path / "file", "is not a folder"),
         (tmp_path / "deep", f"use --root {tmp_path}/deep/data"),
         (tmp_path / "deep/data/bottle", f"use --root {tmp_path}/deep/data --category bottle"),
+        (tmp_path / "more", f"use --root '{tmp_path}/more/my data'"),  # as a shell takes it
+        (tmp_path / "more/my data/blue bottle", f"'{tmp_path}/more/my data' --category 'blue bottle'"),
         (tmp_path / "other", "use --dataset mvtec_ad2"),
         (tmp_path / "empty", "one folder per category"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import math
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -438,6 +439,25 @@ def test_the_page_names_the_severities_that_do_nothing() -> None:
                 for kind in ("defocus", "motion", "resolution")
             ]
             assert f"  | {' | '.join([text, *(', '.join(each) or 'none' for each in idle)])} |" in page
+
+
+def test_the_page_names_the_severities_that_are_alike() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs/shifts.md").read_text().split())
+    (sentence,) = re.findall(r"one before over again, to the bit: (.*?)\. ", page)
+    named = {
+        (condition, int(side))
+        for condition, sides in re.findall(r"`(\w+:\d)` at (\d+(?:(?: and|,) \d+)*)", sentence)
+        for side in re.findall(r"\d+", sides)
+    }
+    alike = set()
+    for side in range(32, 257, 32):
+        image = drawn(side, side, 1)
+        for kind in ("defocus", "motion", "resolution"):
+            shifted = [apply_shift(image, Condition(kind, severity), 0, KEYS[:1]) for severity in SEVERITIES]
+            for severity, (one, other) in enumerate(pairwise(shifted), start=2):
+                if torch.equal(one, other) and not leaves_alone(Condition(kind, severity), (side, side)):
+                    alike.add((f"{kind}:{severity}", side))
+    assert alike == named
 
 
 def test_the_page_and_the_sheet_have_room_for_every_level() -> None:
