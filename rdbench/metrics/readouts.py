@@ -1,7 +1,8 @@
 """Readouts: uncertainties of images from what the members of a method said, computed afterwards.
 
 Notation: K members or samples with scores (K, n) on n images; the method's own scores s (n,); threshold tau; a member
-or the method calls an image anomalous if its score lies above tau. Every readout is (n,), higher = less to be trusted.
+or the method calls an image anomalous if its score lies above tau; a member's level is its mean score of calibration
+images. Every readout is (n,), higher = less to be trusted.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,14 +22,17 @@ class Readout:
     values: str
     ties: str
     source: str
-    compute: Callable[[FloatArray, FloatArray, float], FloatArray]
-    """Members (K, n), scores (n,), threshold -> (n,)."""
+    compute: Callable[[FloatArray, FloatArray, float, FloatArray], FloatArray]
+    """Members (K, n), scores (n,), threshold, levels (K,) -> (n,)."""
 
 
-def read_out(name: str, member_scores: ArrayLike, scores: ArrayLike, threshold: float) -> FloatArray:
+def read_out(
+    name: str, member_scores: ArrayLike, scores: ArrayLike, threshold: float, levels: ArrayLike = 0.0
+) -> FloatArray:
     """The readout `name` of `READOUTS` of n images, float64.
 
-    member_scores: (K, n), K >= 1; scores: (n,). Raises ValueError that names the argument that cannot be used.
+    member_scores: (K, n), K >= 1; scores: (n,); levels: (K,), or one for all. Raises ValueError that names the argument
+    that cannot be used.
     """
     s = finite("scores", scores)
     members = np.asarray(member_scores)
@@ -37,21 +41,28 @@ def read_out(name: str, member_scores: ArrayLike, scores: ArrayLike, threshold: 
     checked = finite("member_scores", members.ravel()).reshape(members.shape)
     if not np.isfinite(threshold):
         raise ValueError(f"threshold: {threshold} is not finite")
-    return READOUTS[name].compute(checked, s, float(threshold))
+    level = np.asarray(levels, np.float64)
+    if level.shape not in ((), (len(members),)) or not np.isfinite(level).all():
+        raise ValueError(f"levels: {len(members)} finite numbers expected, one per member, got {level}")
+    return READOUTS[name].compute(checked, s, float(threshold), np.broadcast_to(level, len(members)))
 
 
-def _std(members: FloatArray, scores: FloatArray, threshold: float) -> FloatArray:
+def _std(members: FloatArray, scores: FloatArray, threshold: float, levels: FloatArray) -> FloatArray:
     if len(members) == 1:
         return np.zeros_like(scores)
     # of the deviations from the first member: equal members have a standard deviation of exactly 0
     return np.asarray(np.std(members - members[0], axis=0, ddof=1))
 
 
-def _disagreement(members: FloatArray, scores: FloatArray, threshold: float) -> FloatArray:
+def _centred_std(members: FloatArray, scores: FloatArray, threshold: float, levels: FloatArray) -> FloatArray:
+    return _std(members - levels[:, None], scores, threshold, levels)
+
+
+def _disagreement(members: FloatArray, scores: FloatArray, threshold: float, levels: FloatArray) -> FloatArray:
     return np.asarray(((members > threshold) != (scores > threshold)).mean(axis=0))
 
 
-def _entropy(members: FloatArray, scores: FloatArray, threshold: float) -> FloatArray:
+def _entropy(members: FloatArray, scores: FloatArray, threshold: float, levels: FloatArray) -> FloatArray:
     votes = (members > threshold).sum(axis=0)
     minority = np.minimum(votes, len(members) - votes)  # so that v and K - v votes tie exactly
     v = minority / len(members)
@@ -59,17 +70,17 @@ def _entropy(members: FloatArray, scores: FloatArray, threshold: float) -> Float
     return np.asarray(-v * logs - (1 - v) * np.log2(1 - v)) + 0.0  # no negative zero
 
 
-def _standardised_margin(members: FloatArray, scores: FloatArray, threshold: float) -> FloatArray:
+def _standardised_margin(members: FloatArray, scores: FloatArray, threshold: float, levels: FloatArray) -> FloatArray:
     from scipy.special import ndtr
 
-    margin, std = np.abs(scores - threshold), _std(members, scores, threshold)
+    margin, std = np.abs(scores - threshold), _std(members, scores, threshold, levels)
     ratio = np.where(margin > 0, np.inf, 0.0)  # where std is 0
     with np.errstate(over="ignore"):
         np.divide(margin, std, out=ratio, where=std > 0)
     return np.asarray(ndtr(-ratio))
 
 
-def _margin(members: FloatArray, scores: FloatArray, threshold: float) -> FloatArray:
+def _margin(members: FloatArray, scores: FloatArray, threshold: float, levels: FloatArray) -> FloatArray:
     return -np.abs(scores - threshold)
 
 
@@ -80,6 +91,14 @@ READOUTS = {
         "only where all members agree to the last digit",
         "Lakshminarayanan et al. 2017",
         _std,
+    ),
+    "centred_std": Readout(
+        "standard deviation of $s_k - \\bar c_k$, with $\\bar c_k$ the member's mean score of the calibration images: "
+        "members apart from their levels",
+        "$\\ge 0$",
+        "as std",
+        "rdbench",
+        _centred_std,
     ),
     "disagreement": Readout(
         "share of members whose decision at $\\tau$ differs from the method's",

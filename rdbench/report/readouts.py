@@ -55,13 +55,14 @@ def _readings(ranking: Ranking, methods: list[int], conditions: Sequence[str]) -
 
 def _versions(result: CellResult, predictions: Predictions) -> Iterator[Version]:
     threshold, own = result.threshold.value, views(predictions)
+    levels = predictions.calibration_members.mean(axis=1, dtype=np.float64)
     yield OWN, own, threshold
     for name in READOUTS:
         if name not in CONTROLS:
             yield (
                 name,
                 {
-                    condition: replace(view, uncertainties=read_out(name, view.members, view.scores, threshold))
+                    condition: replace(view, uncertainties=read_out(name, view.members, view.scores, threshold, levels))
                     for condition, view in own.items()
                 },
                 threshold,

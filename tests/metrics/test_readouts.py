@@ -46,6 +46,18 @@ def test_by_hand():
     np.testing.assert_array_equal(read_out("margin", MEMBERS, SCORES, TAU), [-0.5, -1.5, -0.5, -0.5])
 
 
+def test_levels_are_no_part_of_the_centred_spread():
+    # less their levels 1, 2, 3 and 5 the members say 0, 0, 0, 1 of the first image, and -1 to 3, -1 to -3, -2 to 2 of
+    # the others: mean 1/4 and squares 3/16 + 9/16 = 3/4 in the first
+    levels = [1.0, 2.0, 3.0, 5.0]
+    spread = np.std(levels, ddof=1)
+    np.testing.assert_allclose(read_out("std", MEMBERS, SCORES, TAU, levels), read_out("std", MEMBERS, SCORES, TAU))
+    np.testing.assert_allclose(read_out("centred_std", MEMBERS, SCORES, TAU, levels), [0.5, spread, spread, spread])
+    np.testing.assert_array_equal(
+        read_out("centred_std", MEMBERS + 7, SCORES, TAU, 7.0), read_out("std", MEMBERS, SCORES, TAU)
+    )
+
+
 def test_a_score_on_the_threshold_decides_nothing_whatever_the_spread():
     members = np.array([[1.0, 2.0], [3.0, 2.0]])
     np.testing.assert_array_equal(read_out("standardised_margin", members, [2.0, 2.0], 2.0), [0.5, 0.5])
@@ -69,7 +81,13 @@ def test_beyond_what_float64_holds_flips_tie_at_zero():
 
 @given(said())
 def test_bounds(drawn):
-    bounds = {"std": (0, np.inf), "disagreement": (0, 1), "entropy": (0, 1), "standardised_margin": (0, 0.5)}
+    bounds = {
+        "std": (0, np.inf),
+        "centred_std": (0, np.inf),
+        "disagreement": (0, 1),
+        "entropy": (0, 1),
+        "standardised_margin": (0, 0.5),
+    }
     for name in READOUTS:
         found = read_out(name, *drawn)
         low, high = bounds.get(name, (-np.inf, 0))
@@ -139,6 +157,12 @@ def test_bad_input_is_an_error_that_names_the_argument(members, own, tau, named)
     for name in READOUTS:
         with pytest.raises(ValueError, match=named):
             read_out(name, members, own, tau)
+
+
+@pytest.mark.parametrize("levels", [[1.0], [1.0, np.nan], [[1.0, 2.0]], np.inf])
+def test_bad_levels_are_an_error_too(levels):
+    with pytest.raises(ValueError, match="levels"):
+        read_out("centred_std", [[1.0], [2.0]], [1.5], 1.0, levels)
 
 
 def test_the_page_carries_the_table_of_the_readouts():

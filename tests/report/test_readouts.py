@@ -80,6 +80,17 @@ def test_figures_are_means_over_categories_and_seeds_of_each_cells_own(some):
     assert (row["failures"], row["cells"], row["cells_with_failures"]) == (pytest.approx(failures), 4, 4)
 
 
+def test_levels_are_those_of_the_calibration_images(some):
+    row = compare_readouts(some).rows.set_index("readout").loc["centred_std"]
+    values = []
+    for source in some:
+        p, tau = source.predictions(), source.result.threshold.value
+        errors = ((p.scores[0] > tau) != (p.labels == 1)).astype(int)
+        centred = p.member_scores[0] - p.calibration_members.mean(axis=1, keepdims=True)
+        values.append(selective.augrc(errors, centred.std(axis=0, ddof=1)))
+    assert row["augrc"] == pytest.approx(np.mean(values), abs=1e-6)
+
+
 def test_controls_are_those_of_the_stored_figures(some):
     by_name = compare_readouts(some).rows.set_index("readout")
     for control, name in (("random", "chance"), ("margin", "margin"), ("oracle", "oracle")):
