@@ -48,7 +48,7 @@ def merge_stores(sources: Sequence[Path], out: Path) -> Merged:
     others = [store for store in stores if store.root.resolve() != out.resolve()]
     joined = _Joined()
     for store in others:
-        if not store.was_used():
+        if not (store.was_used() or store.cells()):  # cells alone: as copied by `cp -r runs/*`
             raise InputError(
                 f"{store.root} is no directory of results: no run was at work there; name the --out of one"
             )

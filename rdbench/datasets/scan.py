@@ -121,7 +121,7 @@ def _paired(scan: Scan, images: dict[str, Path], folder: str) -> dict[str, Path]
                 "missing",
                 wanted,
                 f"mask {wanted} of image {image} is missing; restore it, or draw it: of the image's size, white where "
-                "the defect is, else black",
+                f"the defect is, else black; an image without a defect belongs in {image.parent.with_name('good')}",
             )
         elif len(candidates) == 2:
             scan.fault("duplicate", candidates[1], f"{image} has two masks, {candidates[0]} and {candidates[1].name}")

@@ -108,6 +108,13 @@ def test_what_is_no_store_is_refused_and_an_empty_one_is_not(rdbench: Command, t
     assert merge_stores([a, b], c) == Merged(copied=1, equal=0), "a shard may have no group"
 
 
+def test_cells_that_were_copied_without_the_hidden_folders_are_merged(tmp_path: Path) -> None:
+    """As by `cp -r runs/*`, which leaves `.work` behind."""
+    cell = write(tmp_path / "runs", 0)
+    shutil.copytree(cell.parents[1], tmp_path / "copy" / cell.parents[1].name)
+    assert merge_stores([tmp_path / "copy"], tmp_path / "out") == Merged(copied=1, equal=0)
+
+
 def test_a_cell_without_its_result_is_refused(tmp_path: Path) -> None:
     a, c = tmp_path / "a", tmp_path / "c"
     write(a, 0)

@@ -112,6 +112,7 @@ def test_images_of_your_own_without_masks_are_told_how_to_make_them_and_how_to_s
     shutil.rmtree(trees.mvtec_ad(root, "mine") / "ground_truth")
     with pytest.raises(InputError, match="white where the defect is") as caught:
         load_category("folder", "mine", root, seed=0)
+    assert f"without a defect belongs in {root}/mine/test/good" in str(caught.value)
     [said] = re.findall(r"3 faults in all: `rdbench (.*)`", str(caught.value))
     done = rdbench(*shlex.split(said))
     assert (done.code, done.out.count("is missing")) == (1, 3)
