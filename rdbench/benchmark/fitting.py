@@ -185,7 +185,7 @@ def make_context(
         shared.trained += len(seeds)
         return students
 
-    shared = SharedStudents(directory / "students", train_shared, trained_at_once(device), reporter)
+    shared = SharedStudents(directory / "students", train_shared, trained_at_once(device, spec.precision), reporter)
     context = FitContext(
         teacher=teacher,
         calibration=calibration,

@@ -76,9 +76,13 @@ def train_student(
     return student.eval()
 
 
-def trained_at_once(device: torch.device) -> int:
-    """How many students :func:`train_students` trains beside each other, where there is memory for them."""
-    return SIDE_BY_SIDE if device.type == "cuda" else 1
+def trained_at_once(device: torch.device, precision: str) -> int:
+    """How many students :func:`train_students` trains beside each other, where there is memory for them.
+
+    On a GPU in bf16. In float32 torch hands batch norm to cuDNN, whose kernels for channels last are known to wait for
+    room on a GPU that another stream has taken (pytorch issue 80259): two that wait for each other would for ever.
+    """
+    return SIDE_BY_SIDE if device.type == "cuda" and precision == "bf16" else 1
 
 
 def train_students(
@@ -89,7 +93,7 @@ def train_students(
     device: torch.device,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> Sequence[nn.Module]:
-    """Each of the students as :func:`train_student` trains it; on a GPU that has room for them, beside each other.
+    """Each of the students as :func:`train_student` trains it; beside each other as :func:`trained_at_once` says.
 
     Each takes its steps on a stream of its own: where a batch of 16 leaves parts of a GPU idle, another's fills them.
 
@@ -100,7 +104,7 @@ def train_students(
     def told(place: int) -> Callable[[int, float], None]:
         return lambda epoch, mean_loss: on_epoch(place, epoch, mean_loss) if on_epoch is not None else None
 
-    more = trained_at_once(device) - 1
+    more = trained_at_once(device, settings.precision) - 1
     if not all(can_be_graphed(student.train()) for student in students):
         more = 0  # those that draw themselves would draw from one random state
     waiting = list(enumerate(zip(students, seeds, strict=True)))

@@ -88,7 +88,7 @@ def test_members_trained_together_are_those_trained_one_by_one(
         return train_students(students, images, settings, seeds, *arguments)
 
     monkeypatch.setattr("rdbench.benchmark.fitting.train_students", recorded)
-    monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda device: 3)
+    monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda *_: 3)
     done = rdbench(*run, "--out", tmp_path / "beside")
     assert done.code == 0
     assert together == [one_by_one[1:4]]
@@ -117,7 +117,7 @@ def test_members_that_fail_together_are_trained_one_by_one(
         raise error("one of them failed")
 
     monkeypatch.setattr("rdbench.benchmark.fitting.train_students", full)
-    monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda device: 3)
+    monkeypatch.setattr("rdbench.benchmark.fitting.trained_at_once", lambda *_: 3)
     done = rdbench(*RUN, "--root", root, "--method", "deep_ensemble", "-o", "members=3", "--out", tmp_path)
     assert done.code == 0
     assert len(trained) == len(set(trained)) == 3

@@ -310,7 +310,7 @@ def test_students_beside_each_other_have_steps_of_their_own(
 ) -> None:
     # Of which 0.8 are to be used; each takes 1, and 0.5 and a little for its smaller batches, as does the first.
     monkeypatch.setattr(training, "free_memory", lambda _: 3.5 * TAKEN)
-    monkeypatch.setattr(training, "trained_at_once", lambda _: 5)
+    monkeypatch.setattr(training, "trained_at_once", lambda *_: 5)
     seeds = [3, 4, 5]
     students = [build_student(BACKBONE, seed) for seed in seeds]
     order: list[tuple[int, int]] = []

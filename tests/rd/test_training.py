@@ -12,7 +12,7 @@ from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import autocast, resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.student import build_student
-from rdbench.rd.training import TrainingSettings, train_student, train_students
+from rdbench.rd.training import TrainingSettings, train_student, train_students, trained_at_once
 
 CPU = torch.device("cpu")
 BACKBONE = get_backbone("embedded")
@@ -153,3 +153,9 @@ def test_autocast_runs_convolutions_in_the_precision():
 
 def test_keeping_freed_memory_answers_yes_or_no():
     assert keep_freed_memory() in (True, False)
+
+
+def test_only_what_cannot_wait_for_each_other_is_trained_at_once():
+    gpu = torch.device("cuda")
+    assert trained_at_once(gpu, "bf16") > 1
+    assert trained_at_once(gpu, "fp32") == trained_at_once(CPU, "bf16") == 1

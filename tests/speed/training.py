@@ -23,7 +23,7 @@ from rdbench.rd.backbones import get_backbone
 from rdbench.rd.precision import resolve_precision
 from rdbench.rd.runtime import keep_freed_memory
 from rdbench.rd.student import build_student
-from rdbench.rd.training import SIDE_BY_SIDE, TrainingSettings, train_students
+from rdbench.rd.training import SIDE_BY_SIDE, TrainingSettings, train_students, trained_at_once
 
 GOALS = {"resnet18": 2.0, "wide_resnet50_2": 3.0}
 BATCH, SIZE = 16, (256, 256)
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"  rdbench   {1000 * step:7.1f} ms per image  {flop[TRAINING] / step / 1e9:6.0f} GFLOP/s  {parameters}")
         print(f"  {peer / step:.2f} times faster (goal {GOALS.get(backbone, 1)})")
         print(f"  {flop[TRAINING] / step / limit:.0%} of {limit / 1e9:.0f} GFLOP/s, a {LIMITS[device.type]}")
-        if device.type == "cuda":
+        if trained_at_once(device, precision) > 1:
             several = members_step(backbone, precision, device, arguments.rounds)
             print(f"  {SIDE_BY_SIDE} members beside each other: {1000 * several:.2f} ms per image of each")
 
