@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rdbench.report.entries import published
-from tests.methods import on_toy
-from tests.methods.published import (
+from tests.figures import on_toy
+from tests.figures.published import (
     RULE,
     auroc_gain,
     conformal,

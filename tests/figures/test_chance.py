@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.simulations.chance import EQUAL, by_category, certain, drawn, found_worse, holds, main, one_for_all
+from tests.figures.chance import EQUAL, by_category, certain, drawn, found_worse, holds, main, one_for_all
 
 
 def test_every_share_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

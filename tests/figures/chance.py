@@ -1,7 +1,7 @@
 """How often intervals, ranks and ties are right where the truth is known: the simulated figures of docs/.
 
-    python -m tests.simulations.chance                # a minute
-    python -m tests.simulations.chance --trials 50    # to try it
+    python -m tests.figures.chance                # a minute
+    python -m tests.figures.chance --trials 50    # to try it
 
 Every simulated cell is normal: its category's spread over seeds around a truth, no chance of parts. In brackets the
 standard error of each share.

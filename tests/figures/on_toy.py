@@ -1,6 +1,6 @@
 """Figures of docs/methods.md that were measured on the toy data set with the embedded teacher.
 
-    OMP_NUM_THREADS=1 python -m tests.methods.on_toy    # two minutes
+    OMP_NUM_THREADS=1 python -m tests.figures.on_toy    # two minutes
 
 They change with the teacher's weights and with what toy draws.
 """

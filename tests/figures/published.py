@@ -1,7 +1,7 @@
 """Figures of docs/results.md that no table of rdbench prints, from the predictions of the published entries.
 
-    python -m tests.methods.published                   # ten seconds
-    python -m tests.methods.published --resamples 50    # to try it
+    python -m tests.figures.published                   # ten seconds
+    python -m tests.figures.published --resamples 50    # to try it
 
 All are means over the seeds of the one category that is published. In brackets an interval of 95 % for parts and seeds,
 made as those of the tables are.
