@@ -50,7 +50,7 @@ def recorded_step(
     Raises:
         RuntimeError: it cannot be recorded or tried, mostly for memory, or does something else.
     """
-    before = [tensor.clone() for tensor in changed]
+    before = [tensor.detach().clone() for tensor in changed]  # no autograd graph, which knows the stream it is made on
     with _only_hook(lambda *_: None):  # who counts passes is not to count these
         try:
             step(features)

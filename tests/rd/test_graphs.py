@@ -6,6 +6,7 @@ graph does; what is the GPU's own is in tests/test_gpu.py.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from rdbench.benchmark.cost import count_passes
 from rdbench.rd import training
+from rdbench.rd.graphs import StepGraph
 from rdbench.rd.student import Student, build_student
 from rdbench.rd.training import TrainingSettings, train_student, train_students
 from tests.rd.test_training import BACKBONE, CPU, DrawnFeatures, same
@@ -145,6 +147,23 @@ def test_losses_and_passes_are_told_as_ever(recorded: list[Recorder], monkeypatc
     assert recorded
     assert told == wanted
     assert passes == {"bottleneck": 30, "decoder": 30}
+
+
+def test_no_autograd_graph_is_there_when_a_step_is_recorded(
+    recorded: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU its nodes for the weights would bring the stream that they were made on into the recording."""
+    own, there = StepGraph.__init__, []
+
+    def look(graph: StepGraph, *given: Any) -> None:
+        gc.collect()
+        there.extend(each for each in gc.get_objects() if type(each) is Tensor and each.grad_fn is not None)
+        own(graph, *given)
+
+    monkeypatch.setattr(StepGraph, "__init__", look)
+    trained()
+    assert recorded
+    assert not there
 
 
 def test_recorded_steps_keep_no_autograd_graph(recorded: list[Recorder]) -> None:
