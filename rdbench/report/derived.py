@@ -71,7 +71,8 @@ def derive_ratios(
             """(K,) the reference's cost, as often as it takes; NaN where it is not known."""
             figure = given.get(cost) if given is not None else None
             of = figure.value if figure is not None else None
-            quotient = own / of if of is not None and 0 < of <= LARGEST else np.full(own.shape, np.nan)
+            with np.errstate(over="ignore"):  # what is infinitely often is no number either
+                quotient = own / of if of is not None and 0 < of <= LARGEST else np.full(own.shape, np.nan)
             return np.where(quotient <= LARGEST, quotient, np.nan)
 
         unusable = NO_REFERENCE if given is None else f"{REFERENCE}'s is no number to compare with"

@@ -116,8 +116,14 @@ def trained(
         on_epoch(epoch, loss)
         change(student, epoch)
 
-    train_student(student, DrawnFeatures(), TrainingSettings(3, 4, precision), 0, CPU, after)
+    train_student(student, DrawnFeatures(size=32), TrainingSettings(3, 4, precision), 0, CPU, after)
     return student
+
+
+@pytest.fixture(scope="module")
+def plain() -> Student:
+    """Trained without a recorder."""
+    return trained()
 
 
 def unrecorded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Student:
@@ -212,13 +218,12 @@ def after(cause: Exception) -> Exception:
     ids=["memory", "memory, seen at the end", "what a graph cannot hold"],
 )
 def test_what_cannot_be_recorded_is_trained_as_ever(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+    error: Exception, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder], plain: Student
 ) -> None:
-    wanted = unrecorded(monkeypatch)
     fail_with(error, monkeypatch, recorded)
     why = str(error.__context__ or error)
     with count_passes() as passes, pytest.warns(UserWarning, match=f"without a CUDA graph, which is slower: {why}"):
-        assert same(trained(), wanted)
+        assert same(trained(), plain)
     assert len(recorded) == 1
     assert passes == {"bottleneck": 30, "decoder": 30}
 
@@ -254,9 +259,8 @@ def test_a_graph_that_is_not_used_leaves_no_gradients(
     ],
 )
 def test_a_graph_that_does_something_else_than_the_step_is_not_used(
-    operation: str, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+    operation: str, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder], plain: Student
 ) -> None:
-    wanted = unrecorded(monkeypatch)
 
     def wrong() -> Recorder:
         recorded.append(Recorder())
@@ -265,36 +269,35 @@ def test_a_graph_that_does_something_else_than_the_step_is_not_used(
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", wrong)
     with count_passes() as passes, pytest.warns(UserWarning, match="other weights than the step itself"):
-        assert same(trained(), wanted)
+        assert same(trained(), plain)
     assert recorded[0].replays == 1
     assert passes == {"bottleneck": 30, "decoder": 30}
 
 
 def test_a_graph_that_fails_when_it_is_tried_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+    monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder], plain: Student
 ) -> None:
     def failing(recorder: Recorder) -> None:
         replay(recorder)
         raise torch.OutOfMemoryError("the GPU is full")
 
-    replay, wanted = Recorder.replay, unrecorded(monkeypatch)
+    replay = Recorder.replay
     monkeypatch.setattr(Recorder, "replay", failing)
     with pytest.warns(UserWarning, match="the GPU is full"):
-        assert same(trained(), wanted)
+        assert same(trained(), plain)
     assert len(recorded) == 1
 
 
 @pytest.mark.parametrize("more", [0, -1])
 def test_a_graph_leaves_memory_for_a_smaller_last_batch(
-    more: int, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder]
+    more: int, monkeypatch: pytest.MonkeyPatch, recorded: list[Recorder], plain: Student
 ) -> None:
     """Of two images, where the graph's is of four: half of what the graph took, and the gradients."""
-    wanted = unrecorded(monkeypatch)
-    gradients = sum(4 * weight.numel() for weight in wanted.parameters())
+    gradients = sum(4 * weight.numel() for weight in plain.parameters())
     monkeypatch.setattr(training, "free_memory", lambda _: TAKEN // 2 + gradients + more)
     expected = nullcontext() if more == 0 else pytest.warns(UserWarning, match="too little memory for the smaller last")
     with expected:
-        assert same(trained(), wanted)
+        assert same(trained(), plain)
     assert recorded[0].replays == (5 if more == 0 else 1)
 
 

@@ -313,6 +313,7 @@ def test_costs_to_compare_with_are_checked(tmp_path, change, problem):
     assert any("reference 'ffff': it stands beside no cell of the entry" in found for found in problems)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_ratio_to_next_to_nothing_is_none(tmp_path):
     [path] = [p for p in write_entries([make_source("deterministic"), make_source("tta")], tmp_path) if "tta" in p.name]
     edit(path, lambda content: next(iter(content["reference"].values()))["train_seconds"].update(value=1e-320))
