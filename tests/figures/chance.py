@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from rdbench.metrics.statistics import rank_intervals
+from rdbench.metrics.statistics import LEVEL, rank_intervals
 from rdbench.report.means import FloatArray, mean_interval
 from rdbench.report.rankings import Ranking, make_rankings
 from rdbench.report.standings import best_and_tied
@@ -70,10 +70,10 @@ def holds(values: FloatArray, interval: Callable[[FloatArray], tuple[FloatArray,
     return (low <= 0) & (high >= 0)
 
 
-def by_category(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+def by_category(values: FloatArray, level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
     """rdbench's: each category has a variance of its own, the degrees of freedom are Welch's."""
     nothing = np.full_like(values, np.nan)
-    _, low, high = mean_interval(values, nothing, nothing)
+    _, low, high = mean_interval(values, nothing, nothing, level)
     return low, high
 
 
@@ -90,9 +90,8 @@ def one_for_all(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def certain(values: FloatArray) -> bool:
     """Whether one of two methods is placed first by its whole interval."""
-    return any(
-        rank.high == 1 for rank in rank_intervals({"a": values[0], "b": values[1]}, higher_is_better=False).values()
-    )
+    ranks = rank_intervals({"a": values[0], "b": values[1]}, higher_is_better=False)
+    return any(rank.high == 1 for rank in ranks.values())
 
 
 def found_worse(off: float, trials: int) -> NDArray[np.bool_]:

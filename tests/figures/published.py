@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rdbench.benchmark.evaluate import View, views
 from rdbench.benchmark.results import Predictions
 from rdbench.metrics.detection import auroc, auroc_of, conformal_threshold, rank_labels
+from rdbench.metrics.readouts import read_out
 from rdbench.metrics.selective import augrc, failure_auroc
 from rdbench.metrics.statistics import part_weights, percentile_intervals
 from rdbench.report.entries import published
@@ -158,9 +159,11 @@ def levels(seeds: dict[int, Predictions]) -> FloatArray:
     found = []
     for predictions in seeds.values():
         view, _, _, wrong = clean(predictions)
-        level = predictions.calibration_members.astype(np.float64).mean(axis=1, keepdims=True)
+        level = predictions.calibration_members.astype(np.float64).mean(axis=1)
         share = level.var(ddof=1) / view.members[:, view.normal()].var(axis=0, ddof=1).mean()
-        spreads = (members.std(axis=0, ddof=1) for members in (view.members, view.members - level))
+        spreads = (
+            read_out(name, view.members, view.scores, threshold(predictions), level) for name in ("std", "centred_std")
+        )
         found.append([share, *(failure_auroc(wrong, spread) for spread in spreads)])
     return np.asarray(np.mean(found, axis=0))
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 from rdbench.report.mean_shifts import with_mean_shifts
 from rdbench.report.rankings import make_rankings
+from tests.figures.chance import by_category, drawn, holds
 
 
 def mean_of(ranking, metric, method=0, condition=0, category=None):
@@ -118,14 +119,8 @@ def test_nothing_known_of_chance_is_no_interval_and_not_one_of_no_width():
 
 def coverage(deviations, seeds, level=0.95, trials=4000):
     """Of intervals for means over categories with these standard deviations over seeds, and no chance of parts."""
-    from rdbench.report.means import mean_interval
-
-    counts = np.broadcast_to(seeds, len(deviations))
-    value = np.random.default_rng(0).normal(size=(trials, len(deviations), counts.max()))
-    value *= np.array(deviations)[:, None]
-    value[:, np.arange(counts.max()) >= counts[:, None]] = np.nan
-    _, low, high = mean_interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan), level)
-    return ((low <= 0) & (high >= 0)).mean()
+    values = drawn(np.random.default_rng(0), trials, deviations, np.broadcast_to(seeds, len(deviations)))
+    return holds(values, lambda given: by_category(given, level)).mean()
 
 
 def test_the_interval_covers_also_where_one_category_is_noisier_than_the_others():
