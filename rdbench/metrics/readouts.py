@@ -26,9 +26,7 @@ class Readout:
     """Members (K, n), scores (n,), threshold, levels (K,) -> (n,)."""
 
 
-def read_out(
-    name: str, member_scores: ArrayLike, scores: ArrayLike, threshold: float, levels: ArrayLike = 0.0
-) -> FloatArray:
+def read_out(name: str, member_scores: ArrayLike, scores: ArrayLike, threshold: float, levels: ArrayLike) -> FloatArray:
     """The readout `name` of `READOUTS` of n images, float64.
 
     member_scores: (K, n), K >= 1; scores: (n,); levels: (K,), or one for all. Raises ValueError that names the argument

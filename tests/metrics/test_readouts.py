@@ -38,12 +38,12 @@ def said(draw):
 def test_by_hand():
     # image 0: 1, 2, 3, 6 with mean 3: two of four vote anomalous, as does the mean; squares 4 + 1 + 0 + 9 = 14
     std = np.sqrt(14 / 3)
-    np.testing.assert_allclose(read_out("std", MEMBERS, SCORES, TAU), [std, 0, 0, 0])
-    np.testing.assert_array_equal(read_out("disagreement", MEMBERS, SCORES, TAU), [0.5, 0, 0, 0])
-    np.testing.assert_array_equal(read_out("entropy", MEMBERS, SCORES, TAU), [1, 0, 0, 0])
+    np.testing.assert_allclose(read_out("std", MEMBERS, SCORES, TAU, 0.0), [std, 0, 0, 0])
+    np.testing.assert_array_equal(read_out("disagreement", MEMBERS, SCORES, TAU, 0.0), [0.5, 0, 0, 0])
+    np.testing.assert_array_equal(read_out("entropy", MEMBERS, SCORES, TAU, 0.0), [1, 0, 0, 0])
     expected = [norm.cdf(-0.5 / std), 0, 0, 0]
-    np.testing.assert_allclose(read_out("standardised_margin", MEMBERS, SCORES, TAU), expected)
-    np.testing.assert_array_equal(read_out("margin", MEMBERS, SCORES, TAU), [-0.5, -1.5, -0.5, -0.5])
+    np.testing.assert_allclose(read_out("standardised_margin", MEMBERS, SCORES, TAU, 0.0), expected)
+    np.testing.assert_array_equal(read_out("margin", MEMBERS, SCORES, TAU, 0.0), [-0.5, -1.5, -0.5, -0.5])
 
 
 def test_levels_are_no_part_of_the_centred_spread():
@@ -51,31 +51,33 @@ def test_levels_are_no_part_of_the_centred_spread():
     # the others: mean 1/4 and squares 3/16 + 9/16 = 3/4 in the first
     levels = [1.0, 2.0, 3.0, 5.0]
     spread = np.std(levels, ddof=1)
-    np.testing.assert_allclose(read_out("std", MEMBERS, SCORES, TAU, levels), read_out("std", MEMBERS, SCORES, TAU))
+    np.testing.assert_allclose(
+        read_out("std", MEMBERS, SCORES, TAU, levels), read_out("std", MEMBERS, SCORES, TAU, 0.0)
+    )
     np.testing.assert_allclose(read_out("centred_std", MEMBERS, SCORES, TAU, levels), [0.5, spread, spread, spread])
     np.testing.assert_array_equal(
-        read_out("centred_std", MEMBERS + 7, SCORES, TAU, 7.0), read_out("std", MEMBERS, SCORES, TAU)
+        read_out("centred_std", MEMBERS + 7, SCORES, TAU, 7.0), read_out("std", MEMBERS, SCORES, TAU, 0.0)
     )
 
 
 def test_a_score_on_the_threshold_decides_nothing_whatever_the_spread():
     members = np.array([[1.0, 2.0], [3.0, 2.0]])
-    np.testing.assert_array_equal(read_out("standardised_margin", members, [2.0, 2.0], 2.0), [0.5, 0.5])
+    np.testing.assert_array_equal(read_out("standardised_margin", members, [2.0, 2.0], 2.0, 0.0), [0.5, 0.5])
 
 
 def test_disagreement_and_entropy_part_where_most_members_are_against_the_mean():
     members = np.array([[0.0], [0.0], [0.0], [0.0], [10.0]])  # mean 2, over the threshold because of one member
-    assert read_out("disagreement", members, [2.0], 1.0) == [0.8]
-    assert read_out("entropy", members, [2.0], 1.0) == pytest.approx(entropy([0.2, 0.8], base=2))
+    assert read_out("disagreement", members, [2.0], 1.0, 0.0) == [0.8]
+    assert read_out("entropy", members, [2.0], 1.0, 0.0) == pytest.approx(entropy([0.2, 0.8], base=2))
 
 
 def test_one_member_has_no_spread():
     for name in ("std", "disagreement", "entropy", "standardised_margin"):
-        np.testing.assert_array_equal(read_out(name, [[1.0, 3.0]], [1.0, 3.0], 2.0), [0, 0])
+        np.testing.assert_array_equal(read_out(name, [[1.0, 3.0]], [1.0, 3.0], 2.0, 0.0), [0, 0])
 
 
 def test_beyond_what_float64_holds_flips_tie_at_zero():
-    far = read_out("standardised_margin", [[0.0, 0.0], [1e-300, 1e-3]], [0.0, 5e-4], 1.0)
+    far = read_out("standardised_margin", [[0.0, 0.0], [1e-300, 1e-3]], [0.0, 5e-4], 1.0, 0.0)
     np.testing.assert_array_equal(far, [0, 0])
 
 
@@ -89,7 +91,7 @@ def test_bounds(drawn):
         "standardised_margin": (0, 0.5),
     }
     for name in READOUTS:
-        found = read_out(name, *drawn)
+        found = read_out(name, *drawn, 0.0)
         low, high = bounds.get(name, (-np.inf, 0))
         assert found.shape == drawn[1].shape
         assert np.isfinite(found).all()
@@ -103,7 +105,7 @@ def test_the_order_of_members_and_images_does_not_matter(drawn, random):
     random.shuffle(rows)
     random.shuffle(columns)
     for name in READOUTS:
-        plain, mixed = read_out(name, *drawn), read_out(name, members[rows][:, columns], own[columns], tau)
+        plain, mixed = read_out(name, *drawn, 0.0), read_out(name, members[rows][:, columns], own[columns], tau, 0.0)
         np.testing.assert_allclose(mixed, plain[columns], rtol=1e-9, atol=1e-10)
 
 
@@ -111,20 +113,20 @@ def test_the_order_of_members_and_images_does_not_matter(drawn, random):
 def test_scipy_and_numpy_agree(drawn):
     members, own, tau = drawn
     votes = (members > tau).mean(axis=0)
-    np.testing.assert_allclose(read_out("entropy", *drawn), entropy([votes, 1 - votes], base=2), atol=1e-12)
+    np.testing.assert_allclose(read_out("entropy", *drawn, 0.0), entropy([votes, 1 - votes], base=2), atol=1e-12)
     if len(members) > 1:
         std = members.std(axis=0, ddof=1)
-        np.testing.assert_allclose(read_out("std", *drawn), std, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(read_out("std", *drawn, 0.0), std, rtol=1e-9, atol=1e-10)
         some = std > 1e-3
         flip = norm.cdf(-np.abs(own - tau)[some] / std[some])
-        np.testing.assert_allclose(read_out("standardised_margin", *drawn)[some], flip, rtol=1e-6)
+        np.testing.assert_allclose(read_out("standardised_margin", *drawn, 0.0)[some], flip, rtol=1e-6)
     errors = np.arange(len(own)) % 2
-    np.testing.assert_array_equal(read_out("margin", *drawn), controls(errors, own, tau)["margin"])
+    np.testing.assert_array_equal(read_out("margin", *drawn, 0.0), controls(errors, own, tau)["margin"])
 
 
 @given(said())
 def test_entropy_and_disagreement_rank_alike_unless_most_members_are_against_the_decision(drawn):
-    unsure, against = read_out("entropy", *drawn), read_out("disagreement", *drawn)
+    unsure, against = read_out("entropy", *drawn, 0.0), read_out("disagreement", *drawn, 0.0)
     ranked = np.argsort(against[against <= 0.5], kind="stable")
     assert (np.diff(unsure[against <= 0.5][ranked]) >= 0).all()
 
@@ -156,7 +158,7 @@ def test_the_first_members_are_the_running_moments_of_the_sampling_methods(membe
 def test_bad_input_is_an_error_that_names_the_argument(members, own, tau, named):
     for name in READOUTS:
         with pytest.raises(ValueError, match=named):
-            read_out(name, members, own, tau)
+            read_out(name, members, own, tau, 0.0)
 
 
 @pytest.mark.parametrize("levels", [[1.0], [1.0, np.nan], [[1.0, 2.0]], np.inf])

@@ -74,7 +74,9 @@ def test_figures_are_means_over_categories_and_seeds_of_each_cells_own(some):
     for source in some:
         p, tau = source.predictions(), source.result.threshold.value
         errors = ((p.scores[0] > tau) != (p.labels == 1)).astype(int)
-        values.append(selective.augrc(errors, read_out("standardised_margin", p.member_scores[0], p.scores[0], tau)))
+        values.append(
+            selective.augrc(errors, read_out("standardised_margin", p.member_scores[0], p.scores[0], tau, 0.0))
+        )
         failures += errors.sum() / 2  # two seeds
     assert row["augrc"] == pytest.approx(np.mean(values))
     assert (row["failures"], row["cells"], row["cells_with_failures"]) == (pytest.approx(failures), 4, 4)
